@@ -1,0 +1,1 @@
+"""Flax Linen modules: SigLIP, Hiera, Qwen2, projectors and ViCA itself."""

@@ -1,0 +1,216 @@
+"""ViCA and ViCA2: SigLIP (and Hiera) -> projectors -> one gather -> Qwen2.
+
+The whole model reads as its data flow: encode what a batch holds into a *bank* of
+visual rows (``vica_jax.layout``), gather the sequence from bank and token embeddings,
+run the language model. ViCA is ViCA2 without the Hiera stream.
+
+Axes: B batch, F frames, T tokens, S cache slots, D width, V vocabulary.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from vica_jax.models.config import VicaConfig
+from vica_jax.models.hiera import Hiera, hiera_pixels
+from vica_jax.models.layers import normal
+from vica_jax.models.projector import Projector
+from vica_jax.models.qwen2 import KV, Qwen2
+from vica_jax.models.resize import pool_bilinear
+from vica_jax.models.siglip import Siglip
+from vica_jax.sharding import abstract_params, declare, unbox
+from vica_jax.typing import Batch, Params
+
+
+class Vica(nn.Module):
+    """Parameters ``siglip siglip_projector [hiera hiera_projector] newline llm``.
+
+    ``frame_chunk`` frames are encoded at a time, which bounds the encoders' memory.
+    With ``scan`` the homogeneous stacks hold stacked parameters (training).
+    """
+
+    cfg: VicaConfig
+    dtype: jax.typing.DTypeLike = jnp.float32
+    scan: bool = False
+    frame_chunk: int = 8
+
+    def setup(self):
+        c = self.cfg
+        self.siglip = Siglip(c.siglip, self.dtype, self.scan)
+        self.siglip_projector = Projector(c.llm.width)
+        if c.hiera is not None:
+            self.hiera = Hiera(c.hiera, c.layout.output_stage, self.dtype)
+            self.hiera_projector = Projector(c.llm.width)
+        std = c.llm.width**-0.5
+        init = declare(normal(std), ("channels",))
+        self.newline = self.param("newline", init, (c.llm.width,), jnp.float32)
+        self.llm = Qwen2(c.llm, self.dtype, self.scan)
+
+    # ------------------------------------------------------------- encoders
+    def encode_siglip(self, pixels: jax.Array) -> jax.Array:
+        """uint8 ``[n,S,S,3]`` -> projected grid ``[n,g,g,D]``."""
+        side = self.cfg.siglip.grid
+        x = self.siglip_projector(self.siglip(pixels))
+        return x.reshape(-1, side, side, x.shape[-1])
+
+    def encode_hiera(self, frames: jax.Array, sizes: jax.Array) -> jax.Array:
+        """Raw uint8 ``[n,h,w,3]`` of ``sizes [n,2]`` -> projected map ``[n,r,r,D]``."""
+        assert self.cfg.hiera is not None
+        pixels = hiera_pixels(frames, sizes, self.cfg.hiera)
+        return self.hiera_projector(self.hiera(pixels))
+
+    def _encode_frames(self, pixels: jax.Array) -> jax.Array:
+        grid = self.encode_siglip(pixels)
+        return pool_bilinear(grid, self.cfg.layout.siglip_pooled_grid)
+
+    def _encode_hiera_frames(self, frames: jax.Array, sizes: jax.Array) -> jax.Array:
+        grid = self.encode_hiera(frames, sizes)
+        return pool_bilinear(grid, self.cfg.layout.hiera_pooled_grid)
+
+    def visual_bank(self, batch: Batch) -> jax.Array | None:
+        """Everything visual in a batch as rows ``[B,R,D]``; None without media."""
+        segments = []
+
+        def encode(function, *inputs):
+            B = inputs[0].shape[0]
+            inputs = tuple(x.reshape(-1, *x.shape[2:]) for x in inputs)
+            rows = _in_chunks(self, function, inputs, self.frame_chunk)
+            segments.append(rows.reshape(B, -1, rows.shape[-1]))
+
+        if "frames" in batch:
+            encode(Vica._encode_frames, batch["frames"])
+        if "views" in batch:
+            encode(Vica.encode_siglip, batch["views"])
+        if "hiera_frames" in batch:
+            frames = batch["hiera_frames"]
+            sizes = jnp.repeat(
+                batch["hiera_frame_sizes"][:, None], frames.shape[1], axis=1
+            )
+            encode(Vica._encode_hiera_frames, frames, sizes)
+        if "hiera_images" in batch:
+            sizes = batch["hiera_image_sizes"]
+            encode(Vica.encode_hiera, batch["hiera_images"], sizes)
+        if not segments:
+            return None
+        B, _, D = segments[0].shape
+        newline = jnp.broadcast_to(self.newline.astype(self.dtype), (B, 1, D))
+        bank = jnp.concatenate([newline, *segments], axis=1)
+        if "resample_taps" in batch:
+            taps, weights = batch["resample_taps"], batch["resample_weights"]
+            blended = sum(
+                _take_rows(bank, taps[..., i]) * weights[..., i, None] for i in range(4)
+            )
+            bank = jnp.concatenate([bank, blended.astype(bank.dtype)], axis=1)
+        return bank
+
+    # ------------------------------------------------------- language model
+    def embed(self, batch: Batch) -> jax.Array:
+        """The language model's input ``[B,T,D]``: one gather, no dynamic shapes."""
+        x = self.llm.embed(batch["tokens"])
+        bank = self.visual_bank(batch)
+        if bank is None:
+            return x
+        index = batch["visual_index"]
+        visual = _take_rows(bank, jnp.maximum(index, 0))
+        return jnp.where((index >= 0)[..., None], visual, x)
+
+    def prefill(
+        self, batch: Batch, cache_length: int
+    ) -> tuple[jax.Array, Sequence[KV]]:
+        """Logits float32 ``[B,V]`` at each row's last token, and the KV cache.
+
+        The cache has ``cache_length`` slots per row, the first T filled.
+        """
+        x = self.embed(batch)
+        B, T, _ = x.shape
+        positions = jnp.broadcast_to(jnp.arange(T), (B, T))
+        hidden, kv = self.llm(x, positions)
+        room = [(0, 0), (0, cache_length - T), (0, 0), (0, 0)]
+        cache = [(jnp.pad(k, room), jnp.pad(v, room)) for k, v in kv]
+        last = hidden[jnp.arange(B), batch["lengths"] - 1]
+        return self.llm.logits(last), cache
+
+    def decode_step(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        lengths: jax.Array,
+        cache: Sequence[KV],
+    ) -> tuple[jax.Array, Sequence[KV]]:
+        """One token per row, int32 ``[B]`` -> logits ``[B,V]`` and the grown cache."""
+        x = self.llm.embed(tokens[:, None])
+        hidden, cache = self.llm(x, positions[:, None], lengths, cache)
+        return self.llm.logits(hidden[:, 0]), cache
+
+    def hidden_states(self, batch: Batch) -> jax.Array:
+        """Hidden states ``[B,T,D]`` before the final norm, for every position."""
+        x = self.embed(batch)
+        positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
+        return self.llm(x, positions)[0]
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        return self.llm.logits(hidden)
+
+    def __call__(self, batch: Batch) -> jax.Array:
+        """Logits float32 ``[B,T,V]`` at every position: for short inputs only."""
+        return self.logits(self.hidden_states(batch))
+
+
+def abstract_vica(cfg: VicaConfig, scan: bool = False) -> tuple[Any, Any]:
+    """Shapes and logical axes of every parameter of a model; allocates nothing."""
+    return abstract_params(lambda: _init(cfg, jax.random.key(0), scan))
+
+
+def init_vica(cfg: VicaConfig, key: jax.Array, scan: bool = False) -> Params:
+    """Freshly initialised float32 parameters as a plain nested dict."""
+    return unbox(jax.jit(lambda key: _init(cfg, key, scan))(key))
+
+
+def _init(cfg: VicaConfig, key: jax.Array, scan: bool):
+    size = cfg.siglip.image_size
+    batch: Batch = {
+        "tokens": jnp.zeros((1, 2), jnp.int32),
+        "visual_index": jnp.full((1, 2), -1, jnp.int32),
+        "lengths": jnp.full((1,), 2, jnp.int32),
+        "frames": jnp.zeros((1, 1, size, size, 3), jnp.uint8),
+    }
+    if cfg.hiera is not None:
+        batch["hiera_frames"] = jnp.zeros((1, 1, 8, 8, 3), jnp.uint8)
+        batch["hiera_frame_sizes"] = jnp.full((1, 2), 8, jnp.int32)
+    return Vica(cfg, scan=scan).init(key, batch)["params"]
+
+
+def _take_rows(bank: jax.Array, index: jax.Array) -> jax.Array:
+    """``bank [B,R,D]`` at ``index [B,n]`` -> ``[B,n,D]``."""
+    return jnp.take_along_axis(bank, index[..., None], axis=1)
+
+
+def _in_chunks(
+    module: Vica, function: Callable[..., jax.Array], inputs: tuple, limit: int
+) -> jax.Array:
+    """``function(module, *inputs)`` over the leading axis, ``limit`` at a time.
+
+    The chunks are of equal size, the smallest that needs no more steps.
+    """
+    n = inputs[0].shape[0]
+    steps = -(-n // limit)
+    if steps == 1:
+        return function(module, *inputs)
+    chunk = -(-n // steps)
+    extra = steps * chunk - n
+
+    def split(x):
+        # Repeated, not zero: a frame of size 0 x 0 would divide by zero.
+        x = jnp.concatenate([x, jnp.repeat(x[:1], extra, axis=0)]) if extra else x
+        return x.reshape(steps, chunk, *x.shape[1:])
+
+    scan = nn.scan(
+        lambda mdl, carry, xs: (carry, function(mdl, *xs)),
+        variable_broadcast="params",
+        split_rngs={"params": False},
+    )
+    _, out = scan(module, (), tuple(split(x) for x in inputs))
+    return out.reshape(steps * chunk, *out.shape[2:])[:n]
