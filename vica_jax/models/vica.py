@@ -107,10 +107,9 @@ class Vica(nn.Module):
         return bank
 
     # ------------------------------------------------------- language model
-    def embed(self, batch: Batch) -> jax.Array:
+    def embed(self, batch: Batch, bank: jax.Array | None) -> jax.Array:
         """The language model's input ``[B,T,D]``: one gather, no dynamic shapes."""
         x = self.llm.embed(batch["tokens"])
-        bank = self.visual_bank(batch)
         if bank is None:
             return x
         index = batch["visual_index"]
@@ -118,13 +117,14 @@ class Vica(nn.Module):
         return jnp.where((index >= 0)[..., None], visual, x)
 
     def prefill(
-        self, batch: Batch, cache_length: int
+        self, batch: Batch, bank: jax.Array | None, cache_length: int
     ) -> tuple[jax.Array, Sequence[KV]]:
         """Logits float32 ``[B,V]`` at each row's last token, and the KV cache.
 
-        The cache has ``cache_length`` slots per row, the first T filled.
+        ``bank`` is ``visual_bank(batch)``; of the batch only the three text arrays
+        are read. The cache has ``cache_length`` slots per row, the first T filled.
         """
-        x = self.embed(batch)
+        x = self.embed(batch, bank)
         B, T, _ = x.shape
         positions = jnp.broadcast_to(jnp.arange(T), (B, T))
         hidden, kv = self.llm(x, positions)
@@ -147,7 +147,7 @@ class Vica(nn.Module):
 
     def hidden_states(self, batch: Batch) -> jax.Array:
         """Hidden states ``[B,T,D]`` before the final norm, for every position."""
-        x = self.embed(batch)
+        x = self.embed(batch, self.visual_bank(batch))
         positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
         return self.llm(x, positions)[0]
 
