@@ -26,11 +26,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vica_jax.errors import InputError
+
 NEWLINE_ROW = 0  # bank row of the learned newline embedding
 TEXT = -1  # visual_index of a text position
 
 
-class LayoutError(ValueError):
+class LayoutError(InputError):
     """An illegal token ratio, or a visual sequence that does not fit."""
 
 
@@ -114,7 +116,9 @@ class VisualLayout:
     def __post_init__(self):
         for name in ("frame_stride", "pool_stride", "siglip_pool_stride", "num_frames"):
             if getattr(self, name) < 1:
-                raise LayoutError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise LayoutError(
+                    f"{name} must be at least 1, got {getattr(self, name)}"
+                )
         if not 1 <= self.output_stage <= self.hiera_num_stages:
             raise LayoutError(
                 f"output_stage must lie in 1..{self.hiera_num_stages}, "
@@ -165,7 +169,9 @@ class VisualLayout:
         return self.num_hiera_frames(num_frames) * side * (side + 1)
 
     def video_tokens(self, num_frames: int) -> int:
-        return self.siglip_video_tokens(num_frames) + self.hiera_video_tokens(num_frames)
+        return self.siglip_video_tokens(num_frames) + self.hiera_video_tokens(
+            num_frames
+        )
 
     def hiera_image_tokens(self) -> int:
         """An image's Hiera map is not pooled: 32 * 33 = 1,056 tokens."""

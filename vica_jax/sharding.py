@@ -17,6 +17,8 @@ from flax import linen as nn
 from flax import struct
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from vica_jax.errors import InputError
+
 MESH_AXES = ("data", "fsdp", "tensor")
 
 RULES: dict[str, tuple[str, ...]] = {
@@ -39,7 +41,7 @@ RULES: dict[str, tuple[str, ...]] = {
 Axes = tuple[str | None, ...]
 
 
-class MeshError(ValueError):
+class MeshError(InputError):
     """A mesh that cannot be made here; the message says what was asked and found."""
 
 

@@ -7,6 +7,7 @@ around the tags, as the reference does; the tokenizer's own chat template is not
 from collections.abc import Sequence
 
 from vica_jax.data.tokenizer import Tokenizer
+from vica_jax.errors import InputError
 
 IMAGE_TAG = "<image>"
 SYSTEM = "You are a helpful assistant."
@@ -14,13 +15,11 @@ PROMPT_STYLES = ("plain", "vica_readme", "raw")
 
 # VSI-Bench wrapper of the ViCA READMEs; the apostrophe is U+2019 there.
 _README_PRE = "These are frames of a video."
-_README_CHOICE = (
-    "Answer with the option\u2019s letter from the given choices directly."
-)
+_README_CHOICE = "Answer with the option\u2019s letter from the given choices directly."
 _README_NUMBER = "Please answer the question using a single word or phrase."
 
 
-class PromptError(ValueError):
+class PromptError(InputError):
     """A question that cannot become a prompt; the message says why."""
 
 
@@ -79,7 +78,7 @@ def _with_options(question: str, options: Sequence[str]) -> str:
 
 
 def chatml(turns: Sequence[tuple[str, str | None]], system: str = SYSTEM) -> str:
-    """The prompt for (user, assistant) turns; the last answer is None: to be written."""
+    """The prompt for (user, assistant) turns; a last answer None is to be written."""
     text = f"<|im_start|>system\n{system}<|im_end|>\n"
     for user, assistant in turns:
         text += f"<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n"

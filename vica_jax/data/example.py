@@ -18,6 +18,7 @@ from vica_jax.data.pixels import (
     padded_view,
     resize_siglip,
 )
+from vica_jax.errors import InputError
 from vica_jax.layout import TEXT, BankOffsets, LayoutError, VisualLayout
 from vica_jax.typing import Batch
 
@@ -25,7 +26,7 @@ LENGTH_BUCKETS = (64, 128, 256, 512, 1024, 2048)
 LONG_BUCKET = 512  # past the last bucket, multiples of this
 
 
-class LengthError(ValueError):
+class LengthError(InputError):
     """A prompt past the context length; the message states the numbers."""
 
 
@@ -47,7 +48,10 @@ class Medium:
         """Visual tokens per stream."""
         if self.kind == "video":
             siglip = layout.siglip_video_tokens(len(self.siglip))
-            return {"siglip": siglip, "hiera": layout.hiera_video_tokens(len(self.siglip))}
+            return {
+                "siglip": siglip,
+                "hiera": layout.hiera_video_tokens(len(self.siglip)),
+            }
         total = (
             layout.anyres_image_tokens(self.image_wh)
             if self.kind == "anyres"

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from vica_jax.errors import InputError
+
 # The files a Qwen2 tokenizer may consist of, as transformers writes them.
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -20,7 +22,7 @@ TOKENIZER_FILES = (
 )
 
 
-class TokenizerError(ValueError):
+class TokenizerError(InputError):
     """A folder that holds no usable tokenizer."""
 
 

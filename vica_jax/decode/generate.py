@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from vica_jax.errors import InputError
 from vica_jax.models.qwen2 import KV
 from vica_jax.models.vica import Vica
 from vica_jax.typing import Batch, Params
@@ -51,13 +52,13 @@ class Sampling:
 
     def __post_init__(self):
         if self.temperature < 0:
-            raise ValueError(f"temperature must be >= 0, got {self.temperature}")
+            raise InputError(f"temperature must be >= 0, got {self.temperature}")
         if self.top_k < 0:
-            raise ValueError(f"top_k must be >= 0, got {self.top_k}")
+            raise InputError(f"top_k must be >= 0, got {self.top_k}")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must lie in (0, 1], got {self.top_p}")
+            raise InputError(f"top_p must lie in (0, 1], got {self.top_p}")
         if self.repetition_penalty <= 0:
-            raise ValueError(
+            raise InputError(
                 f"repetition_penalty must be > 0, got {self.repetition_penalty}"
             )
 
@@ -200,9 +201,7 @@ def encode(model: Vica, params: Params, batch: Batch) -> jax.Array | None:
     return model.apply({"params": params}, batch, method="visual_bank")
 
 
-@functools.partial(
-    jax.jit, static_argnames=("model", "sampling", "cache_length"), donate_argnums=(5,)
-)
+@functools.partial(jax.jit, static_argnames=("model", "sampling", "cache_length"))
 def prefill(
     model: Vica,
     sampling: Sampling,
@@ -214,7 +213,7 @@ def prefill(
 ) -> DecodeState:
     """Run the prompt once and choose the first token.
 
-    ``batch`` needs the text arrays only (``text_of``); ``bank`` is donated.
+    ``batch`` needs the text arrays only (``text_of``).
     """
     return _prefill(model, sampling, cache_length, params, batch, bank, key)
 

@@ -20,7 +20,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from vica_jax.models.layers import precision_of
+from vica_jax.models.layers import map_in_place, precision_of
 from vica_jax.sharding import on_many_devices
 
 NEG_INF = -0.7 * float(jnp.finfo(jnp.float32).max)
@@ -128,8 +128,8 @@ def blockwise(
     one = functools.partial(_one_kv_head, causal=causal, valid=S, bq=bq, bk=bk)
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))  # [B,K,T,G,H], [B,K,S,H]
     if jax.default_backend() == "cpu" and not on_many_devices():
-        flat = [x.reshape(B * K, *x.shape[2:]) for x in (q, k, v)]
-        out = jax.lax.map(lambda qkv: one(*qkv), tuple(flat))
+        q, k, v = (x.reshape(B * K, *x.shape[2:]) for x in (q, k, v))
+        out = map_in_place(lambda i, head: one(head, k[i], v[i]), q)
         out = out.reshape(B, K, *out.shape[1:])
     else:
         out = jax.vmap(jax.vmap(one))(q, k, v)
@@ -152,8 +152,8 @@ def _one_kv_head(
     precision = precision_of(q.dtype)
     scale = 1.0 / math.sqrt(H)
 
-    def query_block(start):
-        rows = jax.lax.dynamic_slice_in_dim(q, start, bq).reshape(bq * G, H)
+    def query_block(block, start):
+        rows = block.reshape(bq * G, H)
         position = start + jnp.repeat(jnp.arange(bq), G)
 
         def key_block(j, carry):
@@ -197,8 +197,10 @@ def _one_kv_head(
         return (acc / total[:, None]).astype(q.dtype).reshape(bq, G, H)
 
     if bq == T:
-        return query_block(0)
-    return jax.lax.map(query_block, jnp.arange(0, T, bq)).reshape(T, G, H)
+        return query_block(q, 0).reshape(T, G, H)
+    blocks = q.reshape(T // bq, bq, G, H)
+    out = map_in_place(lambda i, block: query_block(block, i * bq), blocks)
+    return out.reshape(T, G, H)
 
 
 def _pad_axis(x: jax.Array, axis: int, multiple: int) -> jax.Array:

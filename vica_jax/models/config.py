@@ -6,10 +6,11 @@ vocab_size norm_eps rope_theta``. Published variants are data, in ``variants.py`
 
 from dataclasses import dataclass, replace
 
+from vica_jax.errors import InputError
 from vica_jax.layout import LayoutError, VisualLayout
 
 
-class ConfigError(ValueError):
+class ConfigError(InputError):
     """A configuration no model can be built from; the message says which field."""
 
 

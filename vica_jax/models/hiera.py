@@ -75,7 +75,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        B, R, _, C = x.shape
+        B, _, _, C = x.shape
         N, H = self.num_heads, self.width // self.num_heads
         shape, axes = (C, 3, N, H), ("embed", "qkv", "heads", "head_dim")
         qkv = Linear(shape, axes, name="qkv")(x)
@@ -195,6 +195,6 @@ class Hiera(nn.Module):
         tile = PosTable((window, window, c.width), name="pos_embed_window")()
         repeats = (x.shape[1] // window, x.shape[2] // window, 1)
         positions = positions + jnp.tile(tile.astype(jnp.float32), repeats)
-        self.sow("intermediates", "pos_embed", positions)
+        self.sow("intermediates", "positions", positions)
         x = x + positions.astype(x.dtype)
         return Blocks(c, self.num_stages, name="blocks")(x)

@@ -5,6 +5,8 @@ GPUs and several times faster than a plain bfloat16 product on CPUs. float32 pro
 ask for full precision, so that GPUs do not silently compute them in TF32.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -27,6 +29,23 @@ def dot(x: jax.Array, kernel: jax.Array, contract: int = 1) -> jax.Array:
         precision=precision_of(x.dtype),
         preferred_element_type=jnp.float32,
     )
+
+
+def map_in_place(
+    function: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array
+) -> jax.Array:
+    """``function(i, x[i])`` over the leading axis, results written over ``x``.
+
+    ``jax.lax.map`` would fill a fresh zero buffer per call; XLA merges the zeros of
+    all layers into one constant and keeps a copy per layer alive from the start, which
+    cost 17 GB at 28 layers of 22.5k tokens.
+    """
+
+    def step(i, x):
+        row = jax.lax.dynamic_index_in_dim(x, i, keepdims=False)
+        return jax.lax.dynamic_update_index_in_dim(x, function(i, row), i, 0)
+
+    return jax.lax.fori_loop(0, x.shape[0], step, x)
 
 
 class Linear(nn.Module):

@@ -16,7 +16,7 @@ from flax import linen as nn
 
 from vica_jax.models.attention import attend, attend_cache
 from vica_jax.models.config import Qwen2Config
-from vica_jax.models.layers import Linear, RMSNorm, dot, normal
+from vica_jax.models.layers import Linear, RMSNorm, dot, map_in_place, normal
 from vica_jax.models.rope import apply_rope, rope_table
 from vica_jax.models.stack import Stack
 from vica_jax.sharding import constrain, declare
@@ -97,8 +97,9 @@ class SwiGlu(nn.Module):
         if B == 1 or T > MLP_CHUNK:
             chunk = MLP_CHUNK if T % MLP_CHUNK == 0 else _largest_divisor(T, MLP_CHUNK)
             parts = x.reshape(B, T // chunk, chunk, D).swapaxes(0, 1)
-            return jax.lax.map(mlp, parts).swapaxes(0, 1).reshape(B, T, D)
-        return jax.lax.map(mlp, x)
+            parts = map_in_place(lambda _, part: mlp(part), parts)
+            return parts.swapaxes(0, 1).reshape(B, T, D)
+        return map_in_place(lambda _, row: mlp(row), x)
 
 
 class _Kernel(nn.Module):

@@ -1,0 +1,630 @@
+"""Parity with recorded outputs of the PyTorch reference.
+
+A golden folder holds ``checkpoint/`` (HF form) and ``video_case.npz``,
+``image_case.npz``, ``text_case.npz``, ``misc_case.json``. Every recorded quantity that
+inference has is computed again from the recorded frames, images and prompts, and
+compared: names, sizes and the number of cases are read from the files.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from convert.load import load_assistant
+from vica_jax.data.conversation import chatml, tokenize_chunks
+from vica_jax.data.example import Example, Medium, collate, image_medium, video_medium
+from vica_jax.data.video import frame_times_text, sample_frames, time_instruction
+from vica_jax.decode.assistant import Assistant
+from vica_jax.decode.generate import make_generate
+from vica_jax.decode.settings import AnswerSettings, make_sampling
+from vica_jax.errors import InputError
+from vica_jax.layout import LayoutError
+from vica_jax.models.hiera import Hiera, hiera_pixels
+from vica_jax.models.resize import pool_bilinear
+from vica_jax.models.vica import Vica
+
+EXACT = 0.0
+SIGLIP_PIXELS = 1e-6
+HIERA_PIXELS = 1e-5
+FEATURES = 1e-4
+LOGITS = 1e-3
+IMAGE_TOKEN = -200
+
+
+class GoldenError(InputError):
+    """A folder that is not a golden folder."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One compared quantity. ``tolerance`` None: recorded for information only."""
+
+    case: str
+    quantity: str
+    error: float
+    tolerance: float | None
+    detail: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.tolerance is None or self.error <= self.tolerance
+
+
+def verify_golden(
+    folder: str | Path, progress: Callable[[str], None] = lambda _: None
+) -> list[Row]:
+    """Compare every case of a golden folder in float32.
+
+    Raises:
+      GoldenError: the folder lacks a checkpoint or holds no case.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise GoldenError(f"{folder}: no such folder")
+    if not (folder / "checkpoint" / "config.json").is_file():
+        raise GoldenError(f"{folder}: not a golden folder (no checkpoint/config.json)")
+    files = {
+        "video_case.npz": _video_cases,
+        "image_case.npz": _image_cases,
+        "text_case.npz": _text_cases,
+        "misc_case.json": _misc_cases,
+    }
+    present = {name: run for name, run in files.items() if (folder / name).is_file()}
+    if not present:
+        raise GoldenError(
+            f"{folder}: not a golden folder (none of {', '.join(files)} is there)"
+        )
+    assistant = load_assistant(folder / "checkpoint", dtype="float32")
+    rows: list[Row] = []
+    for name, run in present.items():
+        progress(name)
+        try:
+            if name.endswith(".json"):
+                record = json.loads((folder / name).read_text())
+            else:
+                with np.load(folder / name, allow_pickle=False) as file:
+                    record = {key: file[key] for key in file.files}
+        except (ValueError, OSError) as error:
+            raise GoldenError(f"{folder / name}: cannot be read: {error}") from error
+        try:
+            rows.extend(run(assistant, record))
+        except KeyError as error:
+            raise GoldenError(f"{folder / name}: the key {error} is missing") from error
+    return rows
+
+
+# ----------------------------------------------------------------- comparisons
+def _gap(ours: Any, recorded: np.ndarray) -> float:
+    ours, recorded = np.asarray(ours), np.asarray(recorded)
+    if ours.shape != recorded.shape:
+        return float("inf")
+    if not ours.size:
+        return 0.0
+    gap = np.abs(ours.astype(np.float64) - recorded.astype(np.float64)).max()
+    return float("inf") if np.isnan(gap) else float(gap)
+
+
+def _close(
+    case: str, quantity: str, ours: Any, recorded: np.ndarray, tolerance: float
+) -> Row:
+    detail = ""
+    if np.shape(ours) != np.shape(recorded):
+        detail = f"shape {np.shape(ours)}, recorded {np.shape(recorded)}"
+    return Row(case, quantity, _gap(ours, recorded), tolerance, detail)
+
+
+def _same(case: str, quantity: str, ours: Any, recorded: Any) -> Row:
+    """Equal or not; for strings, ids and counts."""
+    if isinstance(recorded, np.ndarray) and recorded.ndim == 0:
+        recorded = recorded.item()
+    equal = bool(np.array_equal(np.asarray(ours), np.asarray(recorded)))
+    detail = "" if equal else f"{ours!r} != {recorded!r}"[:200]
+    return Row(case, quantity, 0.0 if equal else float("inf"), EXACT, detail)
+
+
+def _nchw(x: Any) -> np.ndarray:
+    return np.moveaxis(np.asarray(x), -1, 1)
+
+
+class _Subject:
+    """The model under test, its modules jitted one by one."""
+
+    def __init__(self, assistant: Assistant, antialias: bool | None = None):
+        cfg = assistant.cfg
+        if antialias is not None and cfg.hiera is not None:
+            from dataclasses import replace
+
+            cfg = replace(cfg, hiera=replace(cfg.hiera, antialias=antialias))
+        self.assistant, self.cfg, self.layout = assistant, cfg, cfg.layout
+        self.params = assistant.params
+        self.model = Vica(cfg, jnp.float32)
+        self._compiled: dict[str, Callable[..., Any]] = {}
+
+    def run(self, name: str, function: Callable[..., Any], *inputs: Any) -> Any:
+        """``function(module, *inputs)`` and its intermediates."""
+        if name not in self._compiled:
+
+            def apply(params, *inputs):
+                return self.model.apply(
+                    {"params": params},
+                    *inputs,
+                    method=function,
+                    mutable=["intermediates"],
+                )
+
+            self._compiled[name] = jax.jit(apply)
+        return self._compiled[name](self.params, *inputs)
+
+    def siglip(self, pixels: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+        features, state = self.run("siglip", lambda m, x: m.siglip(x), pixels)
+        return np.asarray(features), state["intermediates"]["siglip"]
+
+    def hiera(self, raw: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+        """Pixels and every stage of raw uint8 frames ``[n,h,w,3]``."""
+        cfg = self.cfg.hiera
+        sizes = jnp.full((len(raw), 2), raw.shape[1:3], jnp.int32)
+        pixels = jax.jit(lambda x, s: hiera_pixels(x, s, cfg))(raw, sizes)
+        whole = Hiera(cfg, len(cfg.depths), jnp.float32)
+        apply = jax.jit(
+            lambda p, x: whole.apply({"params": p}, x, mutable=["intermediates"])
+        )
+        _, state = apply(self.params["hiera"], pixels)
+        return np.asarray(pixels), state["intermediates"]
+
+    def sequence(self, example: Example) -> dict[str, Any]:
+        """Inputs, hidden states and logits of one prompt, at its true length."""
+        batch = collate([example], self.layout)
+
+        def everything(m, batch):
+            x = m.embed(batch, m.visual_bank(batch))
+            positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
+            hidden, _ = m.llm(x, positions)
+            return x, m.llm.final_norm(hidden), m.logits(hidden)
+
+        (embeds, hidden, logits), state = self.run("sequence", everything, batch)
+        length = int(batch["lengths"][0])
+        layers = state["intermediates"]["llm"]["layers"]
+        outputs = [layers[str(i)]["output"][0] for i in range(self.cfg.llm.depth)]
+        states = [embeds, *outputs[:-1], hidden]
+        return {
+            "embeds": np.asarray(embeds)[0, :length],
+            "states": np.stack([np.asarray(s)[0, length - 1] for s in states]),
+            "logits": np.asarray(logits)[0, :length],
+        }
+
+    def generate(
+        self, examples: list[Example], count: int, full_vocab: bool = False, **change
+    ) -> np.ndarray:
+        from dataclasses import replace
+
+        vocab = self.cfg.llm.vocab_size
+        sampling = make_sampling(
+            self.assistant.generation_config,
+            self.assistant.hf_config,
+            self.assistant.tokenizer,
+            AnswerSettings(repetition_penalty=1.0),
+            vocab,
+        )
+        if full_vocab:
+            change["vocab_limit"] = vocab
+        sampling = replace(sampling, **change)
+        batch = collate(examples, self.layout, pad_id=sampling.pad_id)
+        generate = make_generate(self.model, sampling, count)
+        return np.asarray(generate(self.params, batch, jax.random.key(0)))
+
+
+def _compare_tokens(
+    subject: _Subject,
+    case: str,
+    examples: list[Example],
+    record: dict[str, Any],
+    prefix: str,
+    custom_eos: int | None,
+) -> Iterator[Row]:
+    for key in sorted(record):
+        match = re.fullmatch(
+            re.escape(prefix) + r"\.gen_ids(_full_vocab|_rp\d+|_custom_eos)?", key
+        )
+        if not match:
+            continue
+        kind, recorded = match.group(1) or "", record[key]
+        change: dict[str, Any] = {}
+        if kind.startswith("_rp"):
+            change["repetition_penalty"] = int(kind[3:]) / 100
+        if kind == "_custom_eos":
+            if custom_eos is None:
+                raise KeyError("custom_eos_id")
+            change["eos_ids"] = (custom_eos,)
+        count = max(recorded.shape[1], 1)
+        ours = subject.generate(
+            examples, count, full_vocab=kind == "_full_vocab", **change
+        )
+        wrong = int((ours != recorded).sum()) if ours.shape == recorded.shape else -1
+        margin = record.get(f"{key}_min_margin")
+        detail = f"{recorded.size - wrong}/{recorded.size} tokens"
+        if margin is not None:
+            detail += f", margin {float(np.min(margin)):.4f}"
+        error = 0.0 if wrong == 0 else float("inf")
+        yield Row(case, f"gen_ids{kind}", error, EXACT, detail)
+
+
+def _compare_logits(
+    case: str, logits: np.ndarray, record: dict[str, Any], prefix: str
+) -> Iterator[Row]:
+    def has(name: str) -> bool:
+        return f"{prefix}.{name}" in record
+
+    def get(name: str) -> np.ndarray:
+        return record[f"{prefix}.{name}"]
+
+    if has("logits"):
+        yield _close(case, "logits", logits, get("logits"), LOGITS)
+    if has("logits_at_pos"):
+        ours = logits[get("logits_pos")]
+        yield _close(case, "logits", ours, get("logits_at_pos"), LOGITS)
+    if has("logits_argmax"):
+        recorded = get("logits_argmax")
+        # A near tie may fall either way: what counts is the gap it costs.
+        best = logits.max(-1) - np.take_along_axis(logits, recorded[:, None], 1)[:, 0]
+        same = int((logits.argmax(-1) == recorded).sum())
+        detail = f"{same}/{recorded.size} equal"
+        yield Row(case, "logits_argmax", float(best.max()), LOGITS, detail)
+    if has("logits_lse"):
+        top = logits.max(-1, keepdims=True)
+        lse = (top + np.log(np.exp(logits - top).sum(-1, keepdims=True)))[:, 0]
+        yield _close(case, "logits_lse", lse, get("logits_lse"), LOGITS)
+
+
+def _chunks(
+    assistant: Assistant, case: str, record: dict[str, Any]
+) -> tuple[list[list[int]], list[Row]]:
+    """Token chunks of the recorded prompt, and their comparison with its ids."""
+    prompt = str(record[f"{case}.prompt"])
+    chunks = tokenize_chunks(assistant.tokenizer, prompt)
+    flat = list(chunks[0])
+    for chunk in chunks[1:]:
+        flat += [IMAGE_TOKEN, *chunk]
+    rows = [_same(case, "input_ids", np.array(flat), record[f"{case}.input_ids"])]
+    if f"{case}.question" in record:
+        built = chatml([(str(record[f"{case}.question"]), None)])
+        rows.append(_same(case, "prompt", built, prompt))
+    return chunks, rows
+
+
+def _names(record: dict[str, Any], field: str) -> list[str]:
+    suffix = f".{field}"
+    return sorted(key[: -len(suffix)] for key in record if key.endswith(suffix))
+
+
+# ---------------------------------------------------------------------- videos
+def _video_cases(assistant: Assistant, record: dict[str, Any]) -> Iterator[Row]:
+    subject = _Subject(assistant)
+    examples: dict[str, Example] = {}
+    for case in _names(record, "frames"):
+        frames = record[f"{case}.frames"]
+        chunks, rows = _chunks(assistant, case, record)
+        yield from rows
+        yield from _compare_sampling(case, record, len(frames))
+        medium = video_medium(frames, subject.layout)
+        examples[case] = Example(chunks=chunks, media=[medium])
+        yield from _compare_siglip(subject, case, medium, record)
+        if medium.raw is not None:
+            yield from _compare_hiera(subject, case, medium, record)
+        yield from _compare_sequence(subject, case, examples[case], record, [case])
+        yield from _compare_tokens(subject, case, [examples[case]], record, case, None)
+    if any(key.startswith("batch_left.") for key in record):
+        rows_of = [examples[case] for case in sorted(examples)]
+        yield from _compare_tokens(
+            subject, "batch", rows_of, record, "batch_left", None
+        )
+
+
+def _compare_sampling(
+    case: str, record: dict[str, Any], num_frames: int
+) -> Iterator[Row]:
+    if f"{case}.frame_idx" not in record:
+        return
+    sample = sample_frames(
+        int(record[f"{case}.total_frames"]),
+        float(record[f"{case}.fps"]),
+        num_frames=num_frames,
+    )
+    yield _same(case, "frame_idx", sample.indices, record[f"{case}.frame_idx"])
+    if f"{case}.frame_time" in record:
+        text = frame_times_text(sample)
+        yield _same(case, "frame_time", text, str(record[f"{case}.frame_time"]))
+
+
+def _compare_siglip(
+    subject: _Subject, case: str, medium: Medium, record: dict[str, Any]
+) -> Iterator[Row]:
+    layout, model = subject.layout, subject.model
+    normalised = model.bind({"params": {}}).siglip.normalise(jnp.asarray(medium.siglip))
+    features, inner = subject.siglip(medium.siglip)
+    project = subject.run(
+        "siglip_projector", lambda m, x: m.siglip_projector(x), features
+    )
+    projected = np.asarray(project[0])
+    side = layout.siglip_grid
+    grid = projected.reshape(-1, side, side, projected.shape[-1])
+    pooled = np.asarray(pool_bilinear(jnp.asarray(grid), layout.siglip_pooled_grid))
+    newline = np.asarray(subject.params["newline"])
+    blocks = [inner["layers"][str(i)]["output"][0] for i in range(len(inner["layers"]))]
+    states = [inner["embeddings"][0], *blocks]
+    ours = {
+        "siglip_pixel_values": (_nchw(normalised), SIGLIP_PIXELS),
+        "siglip_features": (features, FEATURES),
+        "siglip_hidden_states_frame0": (
+            np.stack([np.asarray(s)[:1] for s in states]),
+            FEATURES,
+        ),
+        "siglip_projected": (projected, FEATURES),
+        "siglip_pooled": (pooled.reshape(len(pooled), -1, pooled.shape[-1]), FEATURES),
+        "siglip_tokens": (_with_newlines(pooled, newline), FEATURES),
+    }
+    for name, (value, tolerance) in ours.items():
+        if f"{case}.{name}" in record:
+            recorded = record[f"{case}.{name}"]
+            yield _close(case, name, value[: len(recorded)], recorded, tolerance)
+
+
+def _compare_hiera(
+    subject: _Subject, case: str, medium: Medium, record: dict[str, Any]
+) -> Iterator[Row]:
+    assert medium.raw is not None
+    layout = subject.layout
+    pixels, inner = subject.hiera(medium.raw)
+    yield from _compare_hiera_pixels(case, pixels, record, "")
+    stages = {
+        int(name[5:]): np.asarray(value[0])
+        for name, value in inner["blocks"].items()
+        if name.startswith("stage")
+    }
+    for stage, value in sorted(stages.items()):
+        key = f"{case}.hiera_stage{stage}"
+        if key in record:
+            ours = _nchw(value)[: len(record[key])]
+            yield _close(case, f"hiera_stage{stage}", ours, record[key], FEATURES)
+    if f"{case}.hiera_pos_embed" in record:
+        ours = np.asarray(inner["pos_embed"][0])[None]
+        recorded = record[f"{case}.hiera_pos_embed"]
+        yield _close(case, "hiera_pos_embed", ours, recorded, FEATURES)
+    grid = np.asarray(
+        subject.run(
+            "hiera_projector",
+            lambda m, x: m.hiera_projector(x),
+            stages[layout.output_stage],
+        )[0]
+    )
+    newline = np.asarray(subject.params["newline"])
+    if medium.kind == "video":
+        pooled = np.asarray(pool_bilinear(jnp.asarray(grid), layout.hiera_pooled_grid))
+    else:
+        pooled = grid
+    ours = {
+        "hiera_projected": grid.reshape(len(grid), -1, grid.shape[-1]),
+        "hiera_pooled": pooled.reshape(len(pooled), -1, pooled.shape[-1]),
+        "hiera_tokens": _with_newlines(pooled, newline),
+    }
+    for name, value in ours.items():
+        if f"{case}.{name}" in record:
+            yield _close(case, name, value, record[f"{case}.{name}"], FEATURES)
+
+
+def _compare_hiera_pixels(
+    case: str, pixels: np.ndarray, record: dict[str, Any], variant: str
+) -> Iterator[Row]:
+    """Recorded parts of the Hiera pixels: ``_hframeN``, ``_last``, ``_subN``."""
+    pattern = re.escape(f"{case}.sam_pixel_values{variant}") + (
+        r"(_hframe(\d+)|_last)?(_sub(\d+))?"
+    )
+    for key in sorted(record):
+        match = re.fullmatch(pattern, key)
+        if not match:
+            continue
+        which, frame, _, sub = match.groups()
+        part = _nchw(pixels)
+        if frame is not None:
+            part = part[int(frame) : int(frame) + 1]
+        elif which:
+            part = part[-1:]
+        if sub:
+            part = part[:, :, :: int(sub), :: int(sub)]
+        name = key[len(case) + 1 :]
+        yield _close(case, name, part, record[key], HIERA_PIXELS)
+
+
+def _with_newlines(grid: np.ndarray, newline: np.ndarray) -> np.ndarray:
+    n, rows, _, width = grid.shape
+    column = np.broadcast_to(newline, (n, rows, 1, width))
+    return np.concatenate([grid, column], axis=2).reshape(-1, width)
+
+
+def _compare_sequence(
+    subject: _Subject,
+    case: str,
+    example: Example,
+    record: dict[str, Any],
+    groups: list[str],
+    variant: str = "",
+) -> Iterator[Row]:
+    ours = subject.sequence(example)
+    name = f"inputs_embeds{variant}"
+    if f"{case}.{name}" in record:
+        yield _close(case, name, ours["embeds"], record[f"{case}.{name}"], FEATURES)
+    if f"{case}.num_visual_tokens" in record:
+        visual = example.visual_tokens(subject.layout)
+        recorded = record[f"{case}.num_visual_tokens"]
+        yield _same(case, "num_visual_tokens", visual, recorded)
+    for group in groups:
+        yield from _compare_logits(group, ours["logits"], record, group)
+        key = f"{group}.lm_hidden_states_last_pos"
+        if key in record:
+            yield _close(
+                group, "lm_hidden_states", ours["states"], record[key], FEATURES
+            )
+        key = f"{group}.logits_bf16_last8"
+        if key in record:
+            last = ours["logits"][-len(record[key]) :]
+            gap = _gap(last, record[key])
+            yield Row(group, "logits_bf16_last8", gap, None, "bf16 against our fp32")
+
+
+# ---------------------------------------------------------------------- images
+def _image_cases(assistant: Assistant, record: dict[str, Any]) -> Iterator[Row]:
+    subjects: dict[bool | None, _Subject] = {}
+    for case in _names(record, "image"):
+        image = Image.fromarray(record[f"{case}.image"])
+        chunks, rows = _chunks(assistant, case, record)
+        yield from rows
+        pixels = record.get(f"{case}.siglip_pixel_values")
+        padded = pixels is not None and pixels.ndim == 3
+        variants = [v for v in ("_noaa", "_aa") if _has_variant(record, case, v)]
+        for variant in variants or [""]:
+            antialias = {"": None, "_noaa": False, "_aa": True}[variant]
+            if assistant.cfg.hiera is None:
+                antialias = None
+            subject = subjects.setdefault(antialias, _Subject(assistant, antialias))
+            mode = "padded" if padded else "anyres"
+            medium = image_medium(image, subject.layout, mode)
+            example = Example(chunks=chunks, media=[medium])
+            if variant in ("", "_noaa"):
+                yield from _compare_views(subject, case, medium, record)
+            if medium.raw is not None:
+                yield from _compare_image_hiera(subject, case, medium, record, variant)
+            group = f"{case}{variant}"
+            yield from _compare_sequence(
+                subject, case, example, record, [group], variant
+            )
+            yield from _compare_tokens(subject, group, [example], record, group, None)
+
+
+def _has_variant(record: dict[str, Any], case: str, variant: str) -> bool:
+    return any(key.startswith(f"{case}{variant}.") for key in record)
+
+
+def _compare_views(
+    subject: _Subject, case: str, medium: Medium, record: dict[str, Any]
+) -> Iterator[Row]:
+    layout = subject.layout
+    siglip = subject.model.bind({"params": {}}).siglip
+    pixels = _nchw(siglip.normalise(jnp.asarray(medium.siglip)))
+    if medium.kind == "anyres":
+        plan = layout.anyres(medium.image_wh)
+        facts = {
+            "best_resolution_wh": plan.resolution_wh,
+            "grid_wh": plan.tiles_wh,
+            "num_crops_plus_base": len(pixels),
+        }
+        for name, value in facts.items():
+            if f"{case}.{name}" in record:
+                yield _same(case, name, value, record[f"{case}.{name}"])
+    stored = record.get(f"{case}.crops_stored")
+    if stored is not None:
+        pixels = pixels[stored]
+    for key in sorted(record):
+        match = re.fullmatch(
+            re.escape(f"{case}.siglip_pixel_values") + r"(_sub(\d+))?", key
+        )
+        if match:
+            step = int(match.group(2) or 1)
+            ours = pixels[:, :, ::step, ::step]
+            recorded = record[key]
+            ours = ours[0] if recorded.ndim == 3 else ours
+            name = key[len(case) + 1 :]
+            yield _close(case, name, ours, recorded, SIGLIP_PIXELS)
+
+
+def _compare_image_hiera(
+    subject: _Subject,
+    case: str,
+    medium: Medium,
+    record: dict[str, Any],
+    variant: str,
+) -> Iterator[Row]:
+    assert medium.raw is not None
+    pixels, inner = subject.hiera(medium.raw)
+    yield from _compare_hiera_pixels(case, pixels, record, variant)
+    stage = np.asarray(inner["blocks"][f"stage{subject.layout.output_stage}"][0])
+    grid = subject.run("hiera_projector", lambda m, x: m.hiera_projector(x), stage)[0]
+    newline = np.asarray(subject.params["newline"])
+    key = f"{case}.hiera_tokens{variant}"
+    if key in record:
+        ours = _with_newlines(np.asarray(grid), newline)
+        yield _close(case, f"hiera_tokens{variant}", ours, record[key], FEATURES)
+
+
+# ------------------------------------------------------------------ text, misc
+def _text_cases(assistant: Assistant, record: dict[str, Any]) -> Iterator[Row]:
+    subject = _Subject(assistant)
+    custom = next(
+        (int(v) for k, v in record.items() if k.endswith(".custom_eos_id")), None
+    )
+    examples: dict[str, Example] = {}
+    for case in _names(record, "prompt"):
+        chunks, rows = _chunks(assistant, case, record)
+        yield from rows
+        examples[case] = Example(chunks=chunks)
+        yield from _compare_sequence(subject, case, examples[case], record, [case])
+        yield from _compare_tokens(
+            subject, case, [examples[case]], record, case, custom
+        )
+    if any(key.startswith("batch_left.") for key in record):
+        rows_of = [examples[case] for case in sorted(examples)]
+        yield from _compare_tokens(
+            subject, "batch", rows_of, record, "batch_left", custom
+        )
+
+
+def _misc_cases(assistant: Assistant, record: dict[str, Any]) -> Iterator[Row]:
+    for i, case in enumerate(record.get("frame_sampling", [])):
+        sample = sample_frames(
+            case["total_frames"],
+            case["avg_fps"],
+            num_frames=case["frames_upbound"],
+            fps=None if case["force_sample"] else case["video_fps"],
+        )
+        name = f"sampling {i}"
+        yield _same(name, "frame_idx", sample.indices, np.array(case["frame_idx"]))
+        yield _same(name, "frame_time", frame_times_text(sample), case["frame_time"])
+        if "time_instruction" in case:
+            ours = time_instruction(sample)
+            yield _same(name, "time_instruction", ours, case["time_instruction"])
+    layouts = {}
+    from vica_jax.models.config import make_layout
+    from vica_jax.models.variants import SIGLIP_SO400M
+
+    own = assistant.cfg.layout
+    layouts[str(own.siglip_image_size)] = own
+    layouts[str(SIGLIP_SO400M.image_size)] = make_layout(SIGLIP_SO400M)
+    for i, case in enumerate(record.get("anyres", [])):
+        for size, layout in layouts.items():
+            if size not in case:
+                continue
+            wanted = case[size]
+            try:
+                plan = layout.anyres(tuple(case["size_wh"]))
+            except LayoutError as error:
+                yield Row(f"anyres {i}", size, float("inf"), EXACT, str(error))
+                continue
+            tokens = layout.siglip_grid**2 + plan.final_hw[0] * (plan.final_hw[1] + 1)
+            ours = {
+                "best_resolution": list(plan.resolution_wh),
+                "grid_wh": list(plan.tiles_wh),
+                "unpadded_hw": list(plan.crop[2:]),
+                "times": plan.times,
+                "final_hw": list(plan.final_hw),
+                "num_tokens": tokens,
+            }
+            same = all(ours[key] == wanted[key] for key in ours if key in wanted)
+            detail = "" if same else f"{ours} != {wanted}"[:200]
+            error = 0.0 if same else float("inf")
+            yield Row(f"anyres {i}", f"{size} px", error, EXACT, detail)

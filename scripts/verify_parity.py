@@ -1,0 +1,72 @@
+"""Compare with the PyTorch reference.
+
+    python -m scripts.verify_parity --golden=DIR
+        recorded outputs of the reference: a table of errors and token matches
+    python -m scripts.verify_parity --checkpoint=NATIVE --against=HF_DIR
+        transformers' torch classes with the same weights, layer by layer
+        (extra [parity]); writes parity.json beside the native weights
+
+Exit status 1 when anything is past its tolerance.
+"""
+
+import sys
+
+from absl import flags
+
+from scripts import cli
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("golden", None, "folder of recorded outputs")
+flags.DEFINE_string("checkpoint", None, "native checkpoint")
+flags.DEFINE_string("against", None, "HF folder with the same weights")
+flags.DEFINE_bool("only_failures", False, "print failing rows only")
+
+
+def main() -> None:
+    if FLAGS.golden and not (FLAGS.checkpoint or FLAGS.against):
+        failed = golden()
+    elif FLAGS.checkpoint and FLAGS.against and not FLAGS.golden:
+        failed = against()
+    else:
+        cli.fail("give --golden=DIR, or --checkpoint=NATIVE with --against=HF_DIR")
+    sys.exit(1 if failed else 0)
+
+
+def golden() -> bool:
+    from convert.golden import verify_golden
+
+    def progress(name: str) -> None:
+        print(f"... {name}", file=sys.stderr, flush=True)
+
+    rows = verify_golden(FLAGS.golden, progress)
+    print(f"{'case':<14} {'quantity':<32} {'max error':>10} {'tolerance':>10}")
+    for row in rows:
+        if row.ok and FLAGS.only_failures:
+            continue
+        limit = "-" if row.tolerance is None else f"{row.tolerance:.0e}"
+        limit = "exact" if row.tolerance == 0 else limit
+        error = "equal" if row.tolerance == 0 and row.ok else f"{row.error:.2e}"
+        mark = "" if row.ok else "  FAIL"
+        detail = f"  {row.detail}" if row.detail else ""
+        print(f"{row.case:<14} {row.quantity:<32} {error:>10} {limit:>10}{mark}{detail}")
+    bad = sum(not row.ok for row in rows)
+    print(f"{len(rows)} quantities compared, {bad} past their tolerance")
+    return bad > 0
+
+
+def against() -> bool:
+    from convert.compare import verify_against
+
+    report = verify_against(FLAGS.checkpoint, FLAGS.against)
+    for row in report["rows"]:
+        if row["ok"] and FLAGS.only_failures:
+            continue
+        mark = "" if row["ok"] else "  FAIL"
+        print(f"{row['module']:<20} {row['part']:<28} {row['max_rel']:.2e}{mark}")
+    verdict = "equal within tolerance" if report["ok"] else "DIFFERENT"
+    print(f"worst relative error {report['worst']:.2e}: {verdict}")
+    return not report["ok"]
+
+
+if __name__ == "__main__":
+    cli.run(main)
