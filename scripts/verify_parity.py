@@ -23,22 +23,23 @@ flags.DEFINE_bool("only_failures", False, "print failing rows only")
 
 
 def main() -> None:
-    if FLAGS.golden and not (FLAGS.checkpoint or FLAGS.against):
-        failed = golden()
-    elif FLAGS.checkpoint and FLAGS.against and not FLAGS.golden:
-        failed = against()
-    else:
+    recorded = FLAGS.golden and not (FLAGS.checkpoint or FLAGS.against)
+    if not recorded and not (FLAGS.checkpoint and FLAGS.against and not FLAGS.golden):
         cli.fail("give --golden=DIR, or --checkpoint=NATIVE with --against=HF_DIR")
+    failed = golden() if recorded else against()
     sys.exit(1 if failed else 0)
 
 
 def golden() -> bool:
-    from convert.golden import verify_golden
+    from convert.load import load_assistant
+    from vica_jax.eval.golden import check_golden_folder, verify_golden
 
     def progress(name: str) -> None:
         print(f"... {name}", file=sys.stderr, flush=True)
 
-    rows = verify_golden(FLAGS.golden, progress)
+    checkpoint = check_golden_folder(FLAGS.golden)
+    assistant = load_assistant(checkpoint, dtype="float32")
+    rows = verify_golden(assistant, FLAGS.golden, progress)
     print(f"{'case':<14} {'quantity':<32} {'max error':>10} {'tolerance':>10}")
     for row in rows:
         if row.ok and FLAGS.only_failures:
@@ -48,7 +49,8 @@ def golden() -> bool:
         error = "equal" if row.tolerance == 0 and row.ok else f"{row.error:.2e}"
         mark = "" if row.ok else "  FAIL"
         detail = f"  {row.detail}" if row.detail else ""
-        print(f"{row.case:<14} {row.quantity:<32} {error:>10} {limit:>10}{mark}{detail}")
+        name = f"{row.case:<14} {row.quantity:<32}"
+        print(f"{name} {error:>10} {limit:>10}{mark}{detail}")
     bad = sum(not row.ok for row in rows)
     print(f"{len(rows)} quantities compared, {bad} past their tolerance")
     return bad > 0

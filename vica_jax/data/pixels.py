@@ -57,10 +57,20 @@ def open_image(source: ImageSource) -> Image.Image:
         raise ImageError(f"{name}: cannot read the image ({error})") from None
 
 
+def resize_bicubic(image: Image.Image, size_wh: tuple[int, int]) -> Image.Image:
+    """Pillow's antialiased bicubic resize, columns first and then rows.
+
+    That was Pillow's own order up to 12. Pillow 13 shrinks tall images the other way
+    round, and since both passes round to 8 bits, pixels differ by several levels.
+    """
+    columns = image.resize((size_wh[0], image.height), Image.Resampling.BICUBIC)
+    return columns.resize(size_wh, Image.Resampling.BICUBIC)
+
+
 def resize_siglip(frames: np.ndarray | Sequence[Image.Image], size: int) -> np.ndarray:
     """Frames ``uint8[n, h, w, 3]`` or PIL images to ``uint8[n, size, size, 3]``.
 
-    Pillow's bicubic filter (it antialiases); the aspect ratio is not kept.
+    By ``resize_bicubic``; the aspect ratio is not kept.
 
     Raises:
       ImageError: no frames, or an array of another dtype or shape.
@@ -74,8 +84,7 @@ def resize_siglip(frames: np.ndarray | Sequence[Image.Image], size: int) -> np.n
     def resize(index: int) -> None:
         frame = frames[index]
         image = Image.fromarray(frame) if isinstance(frame, np.ndarray) else frame
-        image = image.convert("RGB")
-        out[index] = np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
+        out[index] = np.asarray(resize_bicubic(image.convert("RGB"), (size, size)))
 
     if len(frames) == 1:
         resize(0)
@@ -145,7 +154,7 @@ def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
         raise ImageError(f"{name}: the image has no pixels ({image.size})")
     try:
         return ImageOps.exif_transpose(image).convert("RGB")
-    except (SyntaxError, ValueError, struct.error) as error:
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
         raise ImageError(f"{name}: cannot read the image ({error})") from None
 
 
@@ -158,7 +167,7 @@ def _fit(image: Image.Image, canvas_wh: tuple[int, int]) -> Image.Image:
         fitted = min(math.ceil(width * (down / height)), across), down
     canvas = Image.new("RGB", canvas_wh)
     corner = (across - fitted[0]) // 2, (down - fitted[1]) // 2
-    canvas.paste(image.resize(fitted, Image.Resampling.BICUBIC), corner)
+    canvas.paste(resize_bicubic(image, fitted), corner)
     return canvas
 
 

@@ -6,7 +6,7 @@ The one place that imports ``transformers``. No code from the folder is ever run
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from vica_jax.errors import InputError
 
@@ -26,6 +26,7 @@ class TokenizerError(InputError):
     """A folder that holds no usable tokenizer."""
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """What this package asks of a tokenizer."""
 
@@ -48,11 +49,15 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Any:
             f"{path}: no tokenizer here (neither tokenizer.json nor vocab.json); "
             "copy the tokenizer files of the original checkpoint into the folder"
         )
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedConfig
 
     try:
         return AutoTokenizer.from_pretrained(
-            str(path), local_files_only=True, trust_remote_code=False
+            str(path),
+            # The model's own config.json is none of the tokenizer's business.
+            config=PreTrainedConfig(),
+            local_files_only=True,
+            trust_remote_code=False,
         )
     except Exception as error:  # transformers raises many kinds for broken files
         reason = str(error).strip().split("\n")[0]

@@ -41,6 +41,7 @@ __all__ = [
 FOLDER_FPS = 2.0  # the reference's convention for frames that carry no clock
 FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 DRIFT_S = 0.5  # difference of index / avg_fps and the file's clock worth a note
+RARE_GAPS = 0.05  # gaps in so few of the steps look like lost frames, not like a habit
 
 VideoSource = str | os.PathLike[str] | np.ndarray | Sequence[Image.Image]
 
@@ -198,11 +199,18 @@ def _sampling_notes(
 
 
 def _clock_notes(file: VideoFile, sample: FrameSample) -> tuple[str, ...]:
-    """Say so where a variable frame rate makes the stated times wrong."""
-    clock = file.clock(sample.indices)
-    if clock is None:
+    """Say so where the file's clock contradicts a constant frame rate."""
+    if len(file.pts) < 2:
         return ()
-    drift = float(np.abs(clock - sample.indices / sample.avg_fps).max())
+    clock = (np.array(file.pts) - file.pts[0]) * file.time_base
+    steps = np.diff(clock)
+    usual = float(np.median(steps))
+    gaps = np.flatnonzero(steps > 1.5 * usual)
+    if 0 < len(gaps) <= len(steps) * RARE_GAPS:  # a steady rate with a hole or two
+        lost = round(float(np.sum(steps[gaps] / usual - 1)))
+        at = f"{clock[gaps[0]]:.2f} s"
+        return (f"frames are missing: about {lost}, the first after {at}",)
+    drift = float(np.abs(clock - np.arange(len(clock)) / sample.avg_fps).max())
     if drift < DRIFT_S:
         return ()
     return (f"variable frame rate: frame times are up to {drift:.1f} s off",)

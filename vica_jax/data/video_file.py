@@ -16,11 +16,11 @@ stream, as it often does in HEVC, is beyond detection.
 import importlib
 import os
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from types import ModuleType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 import av
 import numpy as np
@@ -52,8 +52,9 @@ class _DamageError(Exception):
 class VideoFile:
     """What the packets of a video file say; ``pts`` is empty without a usable clock.
 
-    ``pts`` are the frames' sorted timestamps in units of ``time_base`` seconds and
-    ``keys`` the numbers of frames at which decoding can start.
+    ``pts`` are the sorted timestamps of the frames shown, in units of ``time_base``
+    seconds. ``keys`` are where decoding can start: (number of the first frame shown
+    from there on, timestamp to seek to).
     """
 
     path: str
@@ -61,7 +62,7 @@ class VideoFile:
     avg_fps: float | None
     time_base: float
     pts: list[int] = field(default_factory=list)
-    keys: list[int] = field(default_factory=list)
+    keys: list[tuple[int, int]] = field(default_factory=list)
     not_for_decord: str = ""  # why decord's frame numbers would be wrong
     notes: tuple[str, ...] = ()
 
@@ -70,14 +71,8 @@ class VideoFile:
         at = bisect_right(self.pts, pts) - 1 if pts is not None else -1
         return at if at >= 0 and self.pts[at] == pts else None
 
-    def key_before(self, number: int) -> int:
-        return self.keys[bisect_right(self.keys, number) - 1]
-
-    def clock(self, numbers: np.ndarray) -> np.ndarray | None:
-        """Seconds from the first frame to each of ``numbers``, if the file says."""
-        if not self.pts:
-            return None
-        return (np.array(self.pts)[numbers] - self.pts[0]) * self.time_base
+    def key_before(self, number: int) -> tuple[int, int]:
+        return self.keys[bisect_right(self.keys, number, key=lambda key: key[0]) - 1]
 
     def error(self, damage: _DamageError) -> VideoError:
         frame = f"frame {damage.number}"
@@ -154,11 +149,11 @@ class _Packet(NamedTuple):
     hidden: bool
     corrupt: bool
 
-    @classmethod
-    def of(cls, packet: Any) -> Self:
-        flags = packet.is_keyframe, packet.is_discard, packet.is_corrupt
-        pts = NO_PTS if packet.pts is None else packet.pts
-        return cls(pts, packet.duration or 0, *map(bool, flags))
+
+def _facts(packet: Any) -> _Packet:
+    flags = packet.is_keyframe, packet.is_discard, packet.is_corrupt
+    pts = NO_PTS if packet.pts is None else packet.pts
+    return _Packet(pts, packet.duration or 0, *map(bool, flags))
 
 
 def _open(path: str) -> Any:
@@ -167,7 +162,7 @@ def _open(path: str) -> Any:
 
 
 def _index(path: str, container: Any, stream: Any) -> VideoFile:
-    packets = [_Packet.of(packet) for packet in container.demux(stream) if packet.size]
+    packets = [_facts(packet) for packet in container.demux(stream) if packet.size]
     if not packets:
         raise VideoError(f"{path}: the video stream holds no frames")
     rate, kind = stream.average_rate or stream.guessed_rate, container.format.name
@@ -186,21 +181,18 @@ def _index(path: str, container: Any, stream: Any) -> VideoFile:
     if first is None or reordered or no_clock:
         why = "the file has no usable frame times"
         return replace(file, total=_count_frames(file), not_for_decord=why)
-    shown = [
-        packet
-        for packet in packets[first:]
-        if packet.pts >= stamps[first] and not packet.hidden
-    ]
-    pts = sorted(packet.pts for packet in shown)
-    places = [i for i, packet in enumerate(shown) if packet.key]
-    keys = [bisect_right(pts, shown[i].pts) - 1 for i in places]
-    hidden = len(packets) - len(shown)
+    # Edit lists hide frames, also the keyframe before the first one shown.
+    decoded = [packet for packet in packets[first:] if packet.pts >= stamps[first]]
+    pts = sorted(packet.pts for packet in decoded if not packet.hidden)
+    places = [i for i, packet in enumerate(decoded) if packet.key]
+    keys = [(bisect_left(pts, decoded[i].pts), decoded[i].pts) for i in places]
+    hidden = len(packets) - len(pts)
     problem = ""
     if not kind.startswith(DECORD_FORMATS):
         problem = f"its seeking in {kind} files is not exact"
     elif hidden:
         problem = "it counts frames that are not shown"
-    elif keys != places:
+    elif [number for number, _ in keys] != places:
         problem = "it confuses frames around the keyframes of open GOPs"
     notes = (f"{hidden} frames that the file does not show left out",) if hidden else ()
     return replace(
@@ -211,19 +203,38 @@ def _index(path: str, container: Any, stream: Any) -> VideoFile:
 def _check_whole(
     file: VideoFile, container: Any, stream: Any, packets: list[_Packet]
 ) -> None:
-    """Compare what the header announces with the packets that are there."""
-    kind, whole = container.format.name, sum(not p.corrupt for p in packets)
-    if kind.startswith("mov") and whole < stream.frames:
-        reason = f"the header announces {stream.frames} frames, {whole} are there"
-        raise replace(file, total=stream.frames).error(_DamageError(whole, reason))
-    if kind.startswith("matroska"):
+    """Compare what the header announces with what is there."""
+    kind, whole, reason = container.format.name, sum(not p.corrupt for p in packets), ""
+    if kind.startswith("mov"):
+        missing = _missing_bytes(file.path)
+        if missing > 0:
+            reason = f"the last {missing:,} bytes are missing"
+    elif kind.startswith("matroska"):
         stated = _seconds(stream.metadata.get("DURATION", ""))
         if stated is None and len(container.streams) == 1:
             stated = (container.duration or 0) / av.time_base
         end = max(p.pts + p.duration for p in packets) * file.time_base
         if stated and end < stated * (1 - CUT_SHORT) - 0.25:
             reason = f"the header announces {stated:.2f} s, {end:.2f} are there"
-            raise replace(file, total=0).error(_DamageError(whole, reason))
+    if reason:
+        total = stream.frames if stream.frames > whole else 0
+        raise replace(file, total=total).error(_DamageError(whole, reason))
+
+
+def _missing_bytes(path: str) -> int:
+    """Bytes by which the last top-level box of an MP4 file passes the file's end."""
+    size, at = os.path.getsize(path), 0
+    with open(path, "rb") as file:
+        while at + 8 <= size:
+            file.seek(at)
+            length = int.from_bytes(file.read(4))
+            if length == 1:  # a 64-bit length follows the name
+                file.seek(at + 8)
+                length = int.from_bytes(file.read(8))
+            if length == 0:  # up to the end
+                return 0
+            at += max(length, 8)
+    return at - size
 
 
 def _seconds(clock: str) -> float | None:
@@ -330,10 +341,10 @@ def _decode_once(
     with _open(file.path) as container:
         stream = _watched(container)
         for place, number in enumerate(numbers):
-            key = file.key_before(number) if seek else 0
+            key, stamp = file.key_before(number) if seek else (0, 0)
             if place == 0 or key > numbers[place - 1] + 1:
                 if seek:
-                    container.seek(file.pts[key], stream=stream)
+                    container.seek(stamp, stream=stream)
                 run = _numbered(file, container, stream, key)
             at, frame = next((found for found in run if found[0] >= number), (-1, None))
             if at != number or frame is None:

@@ -12,7 +12,7 @@ import functools
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -30,12 +30,12 @@ from vica_jax.data.example import (
 from vica_jax.data.media import Images, Media, Video, open_media
 from vica_jax.data.tokenizer import Tokenizer, load_tokenizer, stream_text
 from vica_jax.data.video import time_instruction
-from vica_jax.decode.generate import decode, encode, prefill, text_of
+from vica_jax.decode.generate import TEXT_KEYS, decode, encode, prefill, text_of
 from vica_jax.decode.settings import AnswerSettings, make_sampling
 from vica_jax.errors import InputError
 from vica_jax.layout import LayoutError
 from vica_jax.models.config import VicaConfig
-from vica_jax.models.vica import Vica, abstract_vica
+from vica_jax.models.vica import Vica, abstract_vica, apply
 from vica_jax.sharding import param_shardings
 from vica_jax.typing import Batch, Params
 
@@ -402,20 +402,20 @@ def shardings_for(cfg: VicaConfig, mesh: jax.sharding.Mesh | None) -> Any:
 
 def media_of(batch: Batch) -> Batch:
     """The part of a batch that the encoders read."""
-    texts = ("tokens", "visual_index", "lengths")
-    return {key: value for key, value in batch.items() if key not in texts}
+    media = {key: value for key, value in batch.items() if key not in TEXT_KEYS}
+    return cast(Batch, media)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _all_logits(model: Vica, params: Params, batch: Batch) -> jax.Array:
-    return model.apply({"params": params}, batch)
+    return apply(model, params, batch)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _last_logits(model: Vica, params: Params, batch: Batch) -> jax.Array:
-    bank = model.apply({"params": params}, batch, method="visual_bank")
+    bank = apply(model, params, batch, method="visual_bank")
     length = batch["tokens"].shape[1]
-    logits, _ = model.apply({"params": params}, batch, bank, length, method="prefill")
+    logits, _ = apply(model, params, batch, bank, length, method="prefill")
     return logits
 
 

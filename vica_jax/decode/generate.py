@@ -17,7 +17,8 @@ temperature, top-k, top-p.
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ from flax import struct
 
 from vica_jax.errors import InputError
 from vica_jax.models.qwen2 import KV
-from vica_jax.models.vica import Vica
+from vica_jax.models.vica import Vica, apply
 from vica_jax.typing import Batch, Params
 
 TEXT_KEYS = ("tokens", "visual_index", "lengths")
@@ -121,7 +122,8 @@ def _take_token(
     token = jnp.where(state.done, sampling.pad_id, token)
     ended = jnp.isin(token, jnp.array(sampling.eos_ids, jnp.int32))
     rows = jnp.arange(token.shape[0])
-    return state.replace(
+    return replace(
+        state,
         token=token,
         done=state.done | ended,
         count=state.count + 1,
@@ -138,9 +140,7 @@ def _prefill(
     bank: jax.Array | None,
     key: jax.Array,
 ) -> DecodeState:
-    logits, cache = model.apply(
-        {"params": params}, batch, bank, cache_length, method="prefill"
-    )
+    logits, cache = apply(model, params, batch, bank, cache_length, method="prefill")
     B, V = logits.shape
     lengths = batch["lengths"]
     state = DecodeState(
@@ -174,16 +174,11 @@ def _decode(
 
     def step(carry):
         i, state, tokens = carry
-        logits, cache = model.apply(
-            {"params": params},
-            state.token,
-            state.positions,
-            state.lengths,
-            state.cache,
-            method="decode_step",
-        )
+        inputs = state.token, state.positions, state.lengths, state.cache
+        logits, cache = apply(model, params, *inputs, method="decode_step")
         running = (~state.done).astype(jnp.int32)
-        state = state.replace(
+        state = replace(
+            state,
             cache=cache,
             lengths=state.lengths + running,
             positions=state.positions + running,
@@ -198,7 +193,7 @@ def _decode(
 @functools.partial(jax.jit, static_argnames="model")
 def encode(model: Vica, params: Params, batch: Batch) -> jax.Array | None:
     """The visual bank ``[B,R,D]`` of a batch; None without media."""
-    return model.apply({"params": params}, batch, method="visual_bank")
+    return apply(model, params, batch, method="visual_bank")
 
 
 @functools.partial(jax.jit, static_argnames=("model", "sampling", "cache_length"))
@@ -235,7 +230,7 @@ def decode(
 
 def text_of(batch: Batch) -> Batch:
     """The part of a batch that prefill reads."""
-    return {key: batch[key] for key in TEXT_KEYS}
+    return cast(Batch, {key: batch[key] for key in TEXT_KEYS})
 
 
 def make_generate(
@@ -249,7 +244,7 @@ def make_generate(
 
     @jax.jit
     def generate(params: Params, batch: Batch, key: jax.Array) -> jax.Array:
-        bank = model.apply({"params": params}, batch, method="visual_bank")
+        bank = apply(model, params, batch, method="visual_bank")
         length = batch["tokens"].shape[1] + max_new_tokens
         state = _prefill(model, sampling, length, params, text_of(batch), bank, key)
         first = state.token[:, None]

@@ -167,14 +167,16 @@ class Blocks(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         c = self.cfg
-        wanted = len(c.depths) if self.is_initializing() else self.num_stages
-        depth = sum(c.depths[:wanted])
-        ends = {sum(c.depths[: s + 1]) - 1: s + 1 for s in range(wanted)}
+        ends = {sum(c.depths[: s + 1]) - 1: s + 1 for s in range(len(c.depths))}
+        depth = sum(c.depths if self.is_initializing() else c.depths[: self.num_stages])
         for index in range(depth):
             x = Block(c, index, name=str(index))(x)
-            if index in ends:
-                self.sow("intermediates", f"stage{ends[index]}", x)
-        return x
+            stage = ends.get(index)
+            if stage is not None:
+                self.sow("intermediates", f"stage{stage}", x)
+            if stage == self.num_stages:
+                output = x
+        return output
 
 
 class Hiera(nn.Module):
@@ -189,7 +191,8 @@ class Hiera(nn.Module):
         c = self.cfg
         x = PatchEmbed(c, name="patch_embed")(pixels.astype(self.dtype))
         positions = resize_bicubic(
-            PosTable((*c.pos_embed_size, c.width), name="pos_embed")(), x.shape[1:3]
+            PosTable((*c.pos_embed_size, c.width), name="pos_embed")(),
+            (x.shape[1], x.shape[2]),
         )
         window = c.windows[0]
         tile = PosTable((window, window, c.width), name="pos_embed_window")()

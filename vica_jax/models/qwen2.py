@@ -9,6 +9,7 @@ D width, M MLP width, V vocabulary.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +52,7 @@ class Attention(nn.Module):
         )
         q = constrain(apply_rope(q, table), "batch", "length", "heads", None)
         k = constrain(apply_rope(k, table), "batch", "length", "kv_heads", None)
-        if cache is None:
+        if cache is None or lengths is None:
             out = attend(q, k, v, causal=True)
         else:
             row = jnp.arange(x.shape[0])
@@ -182,8 +183,11 @@ class Qwen2(nn.Module):
         positions: jax.Array,
         lengths: jax.Array | None = None,
         cache: Sequence[KV] | None = None,
-    ) -> tuple[jax.Array, Sequence[KV]]:
+    ) -> tuple[jax.Array, Any]:
         """Run all layers; ``[B,T,D]`` -> hidden states *before* the final norm.
+
+        The second result is the keys and values: one ``KV`` per layer, or one with a
+        leading layer axis when scanned.
 
         Without ``cache`` attention is causal over the T inputs. With it T is 1: the
         new key goes to slot ``lengths[b]`` of row b, which then sees lengths[b] + 1.

@@ -8,7 +8,7 @@ speed again.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ class Stack(nn.Module):
                 body,
                 variable_axes={"params": 0, "intermediates": 0},
                 split_rngs={"params": True},
-                in_axes=nn.broadcast,
+                in_axes=cast(Any, nn.broadcast),
                 length=self.depth,
                 metadata_params={},
             )

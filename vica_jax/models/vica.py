@@ -100,9 +100,9 @@ class Vica(nn.Module):
         bank = jnp.concatenate([newline, *segments], axis=1)
         if "resample_taps" in batch:
             taps, weights = batch["resample_taps"], batch["resample_weights"]
-            blended = sum(
-                _take_rows(bank, taps[..., i]) * weights[..., i, None] for i in range(4)
-            )
+            blended = jnp.zeros((B, taps.shape[1], D), jnp.float32)
+            for i in range(4):  # one tap at a time: four at once quadruple the rows
+                blended += _take_rows(bank, taps[..., i]) * weights[..., i, None]
             bank = jnp.concatenate([bank, blended.astype(bank.dtype)], axis=1)
         return bank
 
@@ -157,6 +157,11 @@ class Vica(nn.Module):
     def __call__(self, batch: Batch) -> jax.Array:
         """Logits float32 ``[B,T,V]`` at every position: for short inputs only."""
         return self.logits(self.hidden_states(batch))
+
+
+def apply(model: Vica, params: Params, *inputs: Any, method: str = "__call__") -> Any:
+    """``model.apply`` over plain parameters, for a method that changes nothing."""
+    return model.apply({"params": params}, *inputs, method=method)
 
 
 def abstract_vica(cfg: VicaConfig, scan: bool = False) -> tuple[Any, Any]:

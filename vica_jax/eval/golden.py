@@ -9,33 +9,36 @@ compared: names, sizes and the number of cases are read from the files.
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from convert.load import load_assistant
 from vica_jax.data.conversation import chatml, tokenize_chunks
-from vica_jax.data.example import Example, Medium, collate, image_medium, video_medium
-from vica_jax.data.video import frame_times_text, sample_frames, time_instruction
+from vica_jax.data.example import Example, Medium, image_medium, video_medium
+from vica_jax.data.video import sample_frames, time_instruction
 from vica_jax.decode.assistant import Assistant
-from vica_jax.decode.generate import make_generate
-from vica_jax.decode.settings import AnswerSettings, make_sampling
 from vica_jax.errors import InputError
+from vica_jax.eval.comparison import (
+    EXACT,
+    FEATURES,
+    HIERA_PIXELS,
+    SIGLIP_PIXELS,
+    Row,
+    close,
+    compare_logits,
+    gap_of,
+    nchw,
+    same,
+)
+from vica_jax.eval.subject import Subject
 from vica_jax.layout import LayoutError
-from vica_jax.models.hiera import Hiera, hiera_pixels
+from vica_jax.models.config import make_layout
 from vica_jax.models.resize import pool_bilinear
-from vica_jax.models.vica import Vica
+from vica_jax.models.variants import SIGLIP_SO400M
 
-EXACT = 0.0
-SIGLIP_PIXELS = 1e-6
-HIERA_PIXELS = 1e-5
-FEATURES = 1e-4
-LOGITS = 1e-3
 IMAGE_TOKEN = -200
 
 
@@ -43,25 +46,8 @@ class GoldenError(InputError):
     """A folder that is not a golden folder."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One compared quantity. ``tolerance`` None: recorded for information only."""
-
-    case: str
-    quantity: str
-    error: float
-    tolerance: float | None
-    detail: str = ""
-
-    @property
-    def ok(self) -> bool:
-        return self.tolerance is None or self.error <= self.tolerance
-
-
-def verify_golden(
-    folder: str | Path, progress: Callable[[str], None] = lambda _: None
-) -> list[Row]:
-    """Compare every case of a golden folder in float32.
+def check_golden_folder(folder: str | Path) -> Path:
+    """The checkpoint inside a golden folder.
 
     Raises:
       GoldenError: the folder lacks a checkpoint or holds no case.
@@ -69,22 +55,33 @@ def verify_golden(
     folder = Path(folder)
     if not folder.is_dir():
         raise GoldenError(f"{folder}: no such folder")
-    if not (folder / "checkpoint" / "config.json").is_file():
+    checkpoint = folder / "checkpoint"
+    if not (checkpoint / "config.json").is_file():
         raise GoldenError(f"{folder}: not a golden folder (no checkpoint/config.json)")
-    files = {
-        "video_case.npz": _video_cases,
-        "image_case.npz": _image_cases,
-        "text_case.npz": _text_cases,
-        "misc_case.json": _misc_cases,
-    }
-    present = {name: run for name, run in files.items() if (folder / name).is_file()}
-    if not present:
+    if not any((folder / name).is_file() for name in CASES):
         raise GoldenError(
-            f"{folder}: not a golden folder (none of {', '.join(files)} is there)"
+            f"{folder}: not a golden folder (none of {', '.join(CASES)} is there)"
         )
-    assistant = load_assistant(folder / "checkpoint", dtype="float32")
+    return checkpoint
+
+
+def verify_golden(
+    assistant: Assistant,
+    folder: str | Path,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[Row]:
+    """Compare every case of a golden folder with its checkpoint loaded in float32.
+
+    Raises:
+      GoldenError: the folder lacks a checkpoint or holds no case.
+    """
+    check_golden_folder(folder)
+    folder = Path(folder)
     rows: list[Row] = []
-    for name, run in present.items():
+    for name, run in CASES.items():
+        if not (folder / name).is_file():
+            progress(f"{name}: not there, skipped")
+            continue
         progress(name)
         try:
             if name.endswith(".json"):
@@ -101,128 +98,8 @@ def verify_golden(
     return rows
 
 
-# ----------------------------------------------------------------- comparisons
-def _gap(ours: Any, recorded: np.ndarray) -> float:
-    ours, recorded = np.asarray(ours), np.asarray(recorded)
-    if ours.shape != recorded.shape:
-        return float("inf")
-    if not ours.size:
-        return 0.0
-    gap = np.abs(ours.astype(np.float64) - recorded.astype(np.float64)).max()
-    return float("inf") if np.isnan(gap) else float(gap)
-
-
-def _close(
-    case: str, quantity: str, ours: Any, recorded: np.ndarray, tolerance: float
-) -> Row:
-    detail = ""
-    if np.shape(ours) != np.shape(recorded):
-        detail = f"shape {np.shape(ours)}, recorded {np.shape(recorded)}"
-    return Row(case, quantity, _gap(ours, recorded), tolerance, detail)
-
-
-def _same(case: str, quantity: str, ours: Any, recorded: Any) -> Row:
-    """Equal or not; for strings, ids and counts."""
-    if isinstance(recorded, np.ndarray) and recorded.ndim == 0:
-        recorded = recorded.item()
-    equal = bool(np.array_equal(np.asarray(ours), np.asarray(recorded)))
-    detail = "" if equal else f"{ours!r} != {recorded!r}"[:200]
-    return Row(case, quantity, 0.0 if equal else float("inf"), EXACT, detail)
-
-
-def _nchw(x: Any) -> np.ndarray:
-    return np.moveaxis(np.asarray(x), -1, 1)
-
-
-class _Subject:
-    """The model under test, its modules jitted one by one."""
-
-    def __init__(self, assistant: Assistant, antialias: bool | None = None):
-        cfg = assistant.cfg
-        if antialias is not None and cfg.hiera is not None:
-            from dataclasses import replace
-
-            cfg = replace(cfg, hiera=replace(cfg.hiera, antialias=antialias))
-        self.assistant, self.cfg, self.layout = assistant, cfg, cfg.layout
-        self.params = assistant.params
-        self.model = Vica(cfg, jnp.float32)
-        self._compiled: dict[str, Callable[..., Any]] = {}
-
-    def run(self, name: str, function: Callable[..., Any], *inputs: Any) -> Any:
-        """``function(module, *inputs)`` and its intermediates."""
-        if name not in self._compiled:
-
-            def apply(params, *inputs):
-                return self.model.apply(
-                    {"params": params},
-                    *inputs,
-                    method=function,
-                    mutable=["intermediates"],
-                )
-
-            self._compiled[name] = jax.jit(apply)
-        return self._compiled[name](self.params, *inputs)
-
-    def siglip(self, pixels: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
-        features, state = self.run("siglip", lambda m, x: m.siglip(x), pixels)
-        return np.asarray(features), state["intermediates"]["siglip"]
-
-    def hiera(self, raw: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
-        """Pixels and every stage of raw uint8 frames ``[n,h,w,3]``."""
-        cfg = self.cfg.hiera
-        sizes = jnp.full((len(raw), 2), raw.shape[1:3], jnp.int32)
-        pixels = jax.jit(lambda x, s: hiera_pixels(x, s, cfg))(raw, sizes)
-        whole = Hiera(cfg, len(cfg.depths), jnp.float32)
-        apply = jax.jit(
-            lambda p, x: whole.apply({"params": p}, x, mutable=["intermediates"])
-        )
-        _, state = apply(self.params["hiera"], pixels)
-        return np.asarray(pixels), state["intermediates"]
-
-    def sequence(self, example: Example) -> dict[str, Any]:
-        """Inputs, hidden states and logits of one prompt, at its true length."""
-        batch = collate([example], self.layout)
-
-        def everything(m, batch):
-            x = m.embed(batch, m.visual_bank(batch))
-            positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
-            hidden, _ = m.llm(x, positions)
-            return x, m.llm.final_norm(hidden), m.logits(hidden)
-
-        (embeds, hidden, logits), state = self.run("sequence", everything, batch)
-        length = int(batch["lengths"][0])
-        layers = state["intermediates"]["llm"]["layers"]
-        outputs = [layers[str(i)]["output"][0] for i in range(self.cfg.llm.depth)]
-        states = [embeds, *outputs[:-1], hidden]
-        return {
-            "embeds": np.asarray(embeds)[0, :length],
-            "states": np.stack([np.asarray(s)[0, length - 1] for s in states]),
-            "logits": np.asarray(logits)[0, :length],
-        }
-
-    def generate(
-        self, examples: list[Example], count: int, full_vocab: bool = False, **change
-    ) -> np.ndarray:
-        from dataclasses import replace
-
-        vocab = self.cfg.llm.vocab_size
-        sampling = make_sampling(
-            self.assistant.generation_config,
-            self.assistant.hf_config,
-            self.assistant.tokenizer,
-            AnswerSettings(repetition_penalty=1.0),
-            vocab,
-        )
-        if full_vocab:
-            change["vocab_limit"] = vocab
-        sampling = replace(sampling, **change)
-        batch = collate(examples, self.layout, pad_id=sampling.pad_id)
-        generate = make_generate(self.model, sampling, count)
-        return np.asarray(generate(self.params, batch, jax.random.key(0)))
-
-
-def _compare_tokens(
-    subject: _Subject,
+def compare_tokens(
+    subject: Subject,
     case: str,
     examples: list[Example],
     record: dict[str, Any],
@@ -256,33 +133,6 @@ def _compare_tokens(
         yield Row(case, f"gen_ids{kind}", error, EXACT, detail)
 
 
-def _compare_logits(
-    case: str, logits: np.ndarray, record: dict[str, Any], prefix: str
-) -> Iterator[Row]:
-    def has(name: str) -> bool:
-        return f"{prefix}.{name}" in record
-
-    def get(name: str) -> np.ndarray:
-        return record[f"{prefix}.{name}"]
-
-    if has("logits"):
-        yield _close(case, "logits", logits, get("logits"), LOGITS)
-    if has("logits_at_pos"):
-        ours = logits[get("logits_pos")]
-        yield _close(case, "logits", ours, get("logits_at_pos"), LOGITS)
-    if has("logits_argmax"):
-        recorded = get("logits_argmax")
-        # A near tie may fall either way: what counts is the gap it costs.
-        best = logits.max(-1) - np.take_along_axis(logits, recorded[:, None], 1)[:, 0]
-        same = int((logits.argmax(-1) == recorded).sum())
-        detail = f"{same}/{recorded.size} equal"
-        yield Row(case, "logits_argmax", float(best.max()), LOGITS, detail)
-    if has("logits_lse"):
-        top = logits.max(-1, keepdims=True)
-        lse = (top + np.log(np.exp(logits - top).sum(-1, keepdims=True)))[:, 0]
-        yield _close(case, "logits_lse", lse, get("logits_lse"), LOGITS)
-
-
 def _chunks(
     assistant: Assistant, case: str, record: dict[str, Any]
 ) -> tuple[list[list[int]], list[Row]]:
@@ -292,10 +142,10 @@ def _chunks(
     flat = list(chunks[0])
     for chunk in chunks[1:]:
         flat += [IMAGE_TOKEN, *chunk]
-    rows = [_same(case, "input_ids", np.array(flat), record[f"{case}.input_ids"])]
+    rows = [same(case, "input_ids", np.array(flat), record[f"{case}.input_ids"])]
     if f"{case}.question" in record:
         built = chatml([(str(record[f"{case}.question"]), None)])
-        rows.append(_same(case, "prompt", built, prompt))
+        rows.append(same(case, "prompt", built, prompt))
     return chunks, rows
 
 
@@ -306,7 +156,7 @@ def _names(record: dict[str, Any], field: str) -> list[str]:
 
 # ---------------------------------------------------------------------- videos
 def _video_cases(assistant: Assistant, record: dict[str, Any]) -> Iterator[Row]:
-    subject = _Subject(assistant)
+    subject = Subject(assistant)
     examples: dict[str, Example] = {}
     for case in _names(record, "frames"):
         frames = record[f"{case}.frames"]
@@ -319,12 +169,10 @@ def _video_cases(assistant: Assistant, record: dict[str, Any]) -> Iterator[Row]:
         if medium.raw is not None:
             yield from _compare_hiera(subject, case, medium, record)
         yield from _compare_sequence(subject, case, examples[case], record, [case])
-        yield from _compare_tokens(subject, case, [examples[case]], record, case, None)
+        yield from compare_tokens(subject, case, [examples[case]], record, case, None)
     if any(key.startswith("batch_left.") for key in record):
         rows_of = [examples[case] for case in sorted(examples)]
-        yield from _compare_tokens(
-            subject, "batch", rows_of, record, "batch_left", None
-        )
+        yield from compare_tokens(subject, "batch", rows_of, record, "batch_left", None)
 
 
 def _compare_sampling(
@@ -337,14 +185,14 @@ def _compare_sampling(
         float(record[f"{case}.fps"]),
         num_frames=num_frames,
     )
-    yield _same(case, "frame_idx", sample.indices, record[f"{case}.frame_idx"])
+    yield same(case, "frame_idx", sample.indices, record[f"{case}.frame_idx"])
     if f"{case}.frame_time" in record:
-        text = frame_times_text(sample)
-        yield _same(case, "frame_time", text, str(record[f"{case}.frame_time"]))
+        text = sample.frame_time
+        yield same(case, "frame_time", text, str(record[f"{case}.frame_time"]))
 
 
 def _compare_siglip(
-    subject: _Subject, case: str, medium: Medium, record: dict[str, Any]
+    subject: Subject, case: str, medium: Medium, record: dict[str, Any]
 ) -> Iterator[Row]:
     layout, model = subject.layout, subject.model
     normalised = model.bind({"params": {}}).siglip.normalise(jnp.asarray(medium.siglip))
@@ -360,7 +208,7 @@ def _compare_siglip(
     blocks = [inner["layers"][str(i)]["output"][0] for i in range(len(inner["layers"]))]
     states = [inner["embeddings"][0], *blocks]
     ours = {
-        "siglip_pixel_values": (_nchw(normalised), SIGLIP_PIXELS),
+        "siglip_pixel_values": (nchw(normalised), SIGLIP_PIXELS),
         "siglip_features": (features, FEATURES),
         "siglip_hidden_states_frame0": (
             np.stack([np.asarray(s)[:1] for s in states]),
@@ -373,11 +221,11 @@ def _compare_siglip(
     for name, (value, tolerance) in ours.items():
         if f"{case}.{name}" in record:
             recorded = record[f"{case}.{name}"]
-            yield _close(case, name, value[: len(recorded)], recorded, tolerance)
+            yield close(case, name, value[: len(recorded)], recorded, tolerance)
 
 
 def _compare_hiera(
-    subject: _Subject, case: str, medium: Medium, record: dict[str, Any]
+    subject: Subject, case: str, medium: Medium, record: dict[str, Any]
 ) -> Iterator[Row]:
     assert medium.raw is not None
     layout = subject.layout
@@ -391,12 +239,12 @@ def _compare_hiera(
     for stage, value in sorted(stages.items()):
         key = f"{case}.hiera_stage{stage}"
         if key in record:
-            ours = _nchw(value)[: len(record[key])]
-            yield _close(case, f"hiera_stage{stage}", ours, record[key], FEATURES)
+            ours = nchw(value)[: len(record[key])]
+            yield close(case, f"hiera_stage{stage}", ours, record[key], FEATURES)
     if f"{case}.hiera_pos_embed" in record:
         ours = np.asarray(inner["pos_embed"][0])[None]
         recorded = record[f"{case}.hiera_pos_embed"]
-        yield _close(case, "hiera_pos_embed", ours, recorded, FEATURES)
+        yield close(case, "hiera_pos_embed", ours, recorded, FEATURES)
     grid = np.asarray(
         subject.run(
             "hiera_projector",
@@ -416,7 +264,7 @@ def _compare_hiera(
     }
     for name, value in ours.items():
         if f"{case}.{name}" in record:
-            yield _close(case, name, value, record[f"{case}.{name}"], FEATURES)
+            yield close(case, name, value, record[f"{case}.{name}"], FEATURES)
 
 
 def _compare_hiera_pixels(
@@ -431,7 +279,7 @@ def _compare_hiera_pixels(
         if not match:
             continue
         which, frame, _, sub = match.groups()
-        part = _nchw(pixels)
+        part = nchw(pixels)
         if frame is not None:
             part = part[int(frame) : int(frame) + 1]
         elif which:
@@ -439,7 +287,7 @@ def _compare_hiera_pixels(
         if sub:
             part = part[:, :, :: int(sub), :: int(sub)]
         name = key[len(case) + 1 :]
-        yield _close(case, name, part, record[key], HIERA_PIXELS)
+        yield close(case, name, part, record[key], HIERA_PIXELS)
 
 
 def _with_newlines(grid: np.ndarray, newline: np.ndarray) -> np.ndarray:
@@ -449,7 +297,7 @@ def _with_newlines(grid: np.ndarray, newline: np.ndarray) -> np.ndarray:
 
 
 def _compare_sequence(
-    subject: _Subject,
+    subject: Subject,
     case: str,
     example: Example,
     record: dict[str, Any],
@@ -459,28 +307,28 @@ def _compare_sequence(
     ours = subject.sequence(example)
     name = f"inputs_embeds{variant}"
     if f"{case}.{name}" in record:
-        yield _close(case, name, ours["embeds"], record[f"{case}.{name}"], FEATURES)
+        yield close(case, name, ours["embeds"], record[f"{case}.{name}"], FEATURES)
     if f"{case}.num_visual_tokens" in record:
         visual = example.visual_tokens(subject.layout)
         recorded = record[f"{case}.num_visual_tokens"]
-        yield _same(case, "num_visual_tokens", visual, recorded)
+        yield same(case, "num_visual_tokens", visual, recorded)
     for group in groups:
-        yield from _compare_logits(group, ours["logits"], record, group)
+        yield from compare_logits(group, ours["logits"], record, group)
         key = f"{group}.lm_hidden_states_last_pos"
         if key in record:
-            yield _close(
+            yield close(
                 group, "lm_hidden_states", ours["states"], record[key], FEATURES
             )
         key = f"{group}.logits_bf16_last8"
         if key in record:
             last = ours["logits"][-len(record[key]) :]
-            gap = _gap(last, record[key])
+            gap = gap_of(last, record[key])
             yield Row(group, "logits_bf16_last8", gap, None, "bf16 against our fp32")
 
 
 # ---------------------------------------------------------------------- images
 def _image_cases(assistant: Assistant, record: dict[str, Any]) -> Iterator[Row]:
-    subjects: dict[bool | None, _Subject] = {}
+    subjects: dict[bool | None, Subject] = {}
     for case in _names(record, "image"):
         image = Image.fromarray(record[f"{case}.image"])
         chunks, rows = _chunks(assistant, case, record)
@@ -492,7 +340,7 @@ def _image_cases(assistant: Assistant, record: dict[str, Any]) -> Iterator[Row]:
             antialias = {"": None, "_noaa": False, "_aa": True}[variant]
             if assistant.cfg.hiera is None:
                 antialias = None
-            subject = subjects.setdefault(antialias, _Subject(assistant, antialias))
+            subject = subjects.setdefault(antialias, Subject(assistant, antialias))
             mode = "padded" if padded else "anyres"
             medium = image_medium(image, subject.layout, mode)
             example = Example(chunks=chunks, media=[medium])
@@ -504,7 +352,7 @@ def _image_cases(assistant: Assistant, record: dict[str, Any]) -> Iterator[Row]:
             yield from _compare_sequence(
                 subject, case, example, record, [group], variant
             )
-            yield from _compare_tokens(subject, group, [example], record, group, None)
+            yield from compare_tokens(subject, group, [example], record, group, None)
 
 
 def _has_variant(record: dict[str, Any], case: str, variant: str) -> bool:
@@ -512,11 +360,11 @@ def _has_variant(record: dict[str, Any], case: str, variant: str) -> bool:
 
 
 def _compare_views(
-    subject: _Subject, case: str, medium: Medium, record: dict[str, Any]
+    subject: Subject, case: str, medium: Medium, record: dict[str, Any]
 ) -> Iterator[Row]:
     layout = subject.layout
     siglip = subject.model.bind({"params": {}}).siglip
-    pixels = _nchw(siglip.normalise(jnp.asarray(medium.siglip)))
+    pixels = nchw(siglip.normalise(jnp.asarray(medium.siglip)))
     if medium.kind == "anyres":
         plan = layout.anyres(medium.image_wh)
         facts = {
@@ -526,7 +374,7 @@ def _compare_views(
         }
         for name, value in facts.items():
             if f"{case}.{name}" in record:
-                yield _same(case, name, value, record[f"{case}.{name}"])
+                yield same(case, name, value, record[f"{case}.{name}"])
     stored = record.get(f"{case}.crops_stored")
     if stored is not None:
         pixels = pixels[stored]
@@ -540,11 +388,11 @@ def _compare_views(
             recorded = record[key]
             ours = ours[0] if recorded.ndim == 3 else ours
             name = key[len(case) + 1 :]
-            yield _close(case, name, ours, recorded, SIGLIP_PIXELS)
+            yield close(case, name, ours, recorded, SIGLIP_PIXELS)
 
 
 def _compare_image_hiera(
-    subject: _Subject,
+    subject: Subject,
     case: str,
     medium: Medium,
     record: dict[str, Any],
@@ -559,12 +407,12 @@ def _compare_image_hiera(
     key = f"{case}.hiera_tokens{variant}"
     if key in record:
         ours = _with_newlines(np.asarray(grid), newline)
-        yield _close(case, f"hiera_tokens{variant}", ours, record[key], FEATURES)
+        yield close(case, f"hiera_tokens{variant}", ours, record[key], FEATURES)
 
 
 # ------------------------------------------------------------------ text, misc
 def _text_cases(assistant: Assistant, record: dict[str, Any]) -> Iterator[Row]:
-    subject = _Subject(assistant)
+    subject = Subject(assistant)
     custom = next(
         (int(v) for k, v in record.items() if k.endswith(".custom_eos_id")), None
     )
@@ -574,12 +422,10 @@ def _text_cases(assistant: Assistant, record: dict[str, Any]) -> Iterator[Row]:
         yield from rows
         examples[case] = Example(chunks=chunks)
         yield from _compare_sequence(subject, case, examples[case], record, [case])
-        yield from _compare_tokens(
-            subject, case, [examples[case]], record, case, custom
-        )
+        yield from compare_tokens(subject, case, [examples[case]], record, case, custom)
     if any(key.startswith("batch_left.") for key in record):
         rows_of = [examples[case] for case in sorted(examples)]
-        yield from _compare_tokens(
+        yield from compare_tokens(
             subject, "batch", rows_of, record, "batch_left", custom
         )
 
@@ -593,15 +439,12 @@ def _misc_cases(assistant: Assistant, record: dict[str, Any]) -> Iterator[Row]:
             fps=None if case["force_sample"] else case["video_fps"],
         )
         name = f"sampling {i}"
-        yield _same(name, "frame_idx", sample.indices, np.array(case["frame_idx"]))
-        yield _same(name, "frame_time", frame_times_text(sample), case["frame_time"])
+        yield same(name, "frame_idx", sample.indices, np.array(case["frame_idx"]))
+        yield same(name, "frame_time", sample.frame_time, case["frame_time"])
         if "time_instruction" in case:
             ours = time_instruction(sample)
-            yield _same(name, "time_instruction", ours, case["time_instruction"])
+            yield same(name, "time_instruction", ours, case["time_instruction"])
     layouts = {}
-    from vica_jax.models.config import make_layout
-    from vica_jax.models.variants import SIGLIP_SO400M
-
     own = assistant.cfg.layout
     layouts[str(own.siglip_image_size)] = own
     layouts[str(SIGLIP_SO400M.image_size)] = make_layout(SIGLIP_SO400M)
@@ -624,7 +467,15 @@ def _misc_cases(assistant: Assistant, record: dict[str, Any]) -> Iterator[Row]:
                 "final_hw": list(plan.final_hw),
                 "num_tokens": tokens,
             }
-            same = all(ours[key] == wanted[key] for key in ours if key in wanted)
-            detail = "" if same else f"{ours} != {wanted}"[:200]
-            error = 0.0 if same else float("inf")
+            equal = all(ours[key] == wanted[key] for key in ours if key in wanted)
+            detail = "" if equal else f"{ours} != {wanted}"[:200]
+            error = 0.0 if equal else float("inf")
             yield Row(f"anyres {i}", f"{size} px", error, EXACT, detail)
+
+
+CASES: dict[str, Callable[[Assistant, dict[str, Any]], Iterator[Row]]] = {
+    "video_case.npz": _video_cases,
+    "image_case.npz": _image_cases,
+    "text_case.npz": _text_cases,
+    "misc_case.json": _misc_cases,
+}

@@ -1,0 +1,80 @@
+# Every target makes .venv/ on first use, installs the locked packages into it and runs
+# there. Another interpreter: make test PYTHON=/path/to/python3.12
+
+PYTHON = python3 python3.14 python3.13 python3.12 python3.11
+JOBS = 2
+
+BIN := .venv/bin/python
+READY := .venv/.installed
+READY_PARITY := .venv/.installed-parity
+PIP := $(BIN) -m pip install --quiet --disable-pip-version-check
+USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
+
+# Nothing is fetched after the installation, and tests mean the CPU.
+TEST_ENV := HF_HUB_OFFLINE=1 JAX_PLATFORMS=cpu
+PYTEST := $(TEST_ENV) $(BIN) -m pytest
+EIGHT_DEVICES := XLA_FLAGS=--xla_force_host_platform_device_count=8
+MULTI_DEVICE := $(wildcard tests/multi_device/test_*.py)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test slow parity lint format clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## / - /'
+
+install: $(READY) ## make .venv and install the locked packages into it
+
+demo: $(READY) ## the main job on a small model: convert, check parity, ask a video
+	$(BIN) -m scripts.demo
+
+test: $(READY) ## the tests, without the slow ones and those against torch
+	$(PYTEST) -n $(JOBS) -m "not slow and not parity"
+ifneq ($(MULTI_DEVICE),)
+	$(EIGHT_DEVICES) $(PYTEST) tests/multi_device -m "not slow and not parity"
+endif
+
+slow: $(READY) ## the slow tests
+	$(PYTEST) -m "slow and not parity"
+ifneq ($(MULTI_DEVICE),)
+	$(EIGHT_DEVICES) $(PYTEST) tests/multi_device -m slow || [ $$? -eq 5 ] # 5: none
+endif
+
+parity: $(READY_PARITY) ## the tests against torch (installs the extra [parity])
+	$(PYTEST) -m parity
+
+lint: $(READY) ## ruff and pyright
+	$(BIN) -m ruff check
+	$(BIN) -m ruff format --check
+	$(BIN) -m pyright
+
+format: $(READY) ## let ruff rewrite the files
+	$(BIN) -m ruff check --fix
+	$(BIN) -m ruff format
+
+clean: ## remove caches and what the demo wrote (not .venv)
+	rm -rf .pytest_cache .ruff_cache .hypothesis build dist demo
+	find . -name .venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+$(READY): requirements.lock pyproject.toml
+	@if ! $(BIN) -c '$(USABLE)' 2>/dev/null; then \
+	  for candidate in $(PYTHON); do \
+	    if "$$candidate" -c '$(USABLE)' 2>/dev/null; then found=$$candidate; break; fi; \
+	  done; \
+	  if [ -z "$$found" ]; then \
+	    echo "No usable Python: none of '$(PYTHON)' is Python 3.11 or later with the" \
+	      "venv module (on Debian: apt install python3-venv). Install one, or name" \
+	      "it: make PYTHON=/path/to/python3.12" >&2; \
+	    exit 1; \
+	  fi; \
+	  echo "Making .venv with $$found"; \
+	  "$$found" -m venv --clear .venv; \
+	fi
+	@echo "Installing the packages of requirements.lock into .venv (minutes, once)"
+	@$(PIP) --requirement requirements.lock
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(READY_PARITY): $(READY) requirements-parity.lock
+	@echo "Installing torch into .venv (minutes, once)"
+	@$(PIP) --requirement requirements-parity.lock
+	@touch $@

@@ -1,0 +1,1 @@
+"""Measures of a model: parity with the reference, benchmarks, reports."""
