@@ -24,6 +24,7 @@ from convert.safetensors_io import (
     open_file,
     read_json,
 )
+from vica_jax.errors import InputError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PICKLES = ("adapter_model.bin", "non_lora_trainables.bin")
@@ -47,7 +48,7 @@ PLAIN = (
 PARTS = (("lora_A", "lora_B"), ("lora_embedding_A", "lora_embedding_B"), ("",))
 
 
-class AdapterError(ValueError):
+class AdapterError(InputError):
     """An adapter that cannot be applied; the message lists why."""
 
 

@@ -10,11 +10,13 @@ from typing import Self
 
 import numpy as np
 
+from vica_jax.errors import InputError
+
 Shape = tuple[int, ...]
 BLOCK = 256  # side of the blocks in which a rearranged tensor is copied
 
 
-class ConversionError(ValueError):
+class ConversionError(InputError):
     """A tensor that cannot be converted, or a table that does not fit."""
 
 

@@ -22,6 +22,7 @@ import ml_dtypes
 import numpy as np
 
 from convert.ops import contiguous
+from vica_jax.errors import InputError
 
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
@@ -49,7 +50,7 @@ MAX_HEADER = 100_000_000  # bytes; the format's own limit
 SLAB = 1 << 26  # bytes made contiguous at a time when a tensor is written
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A folder or file that cannot be read or written as a checkpoint."""
 
 

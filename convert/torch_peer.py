@@ -44,9 +44,7 @@ def rename(
     left out.
     """
     names = {row.native: row.hf for row in rows}
-    return {
-        row.hf: read(names[row.native]) for row in peer_rows if row.native in names
-    }
+    return {row.hf: read(names[row.native]) for row in peer_rows if row.native in names}
 
 
 # ---------------------------------------------------------------- whole models
@@ -222,6 +220,17 @@ def _to_numpy(x: Any) -> Any:
 
 
 # --------------------------------------------------------------------- configs
+def config(cfg: SiglipConfig | HieraConfig | Qwen2Config) -> Any:
+    """The transformers config of a tower's sizes."""
+    match cfg:
+        case SiglipConfig():
+            return _siglip_config(cfg)
+        case HieraConfig():
+            return _hiera_config(cfg)
+        case Qwen2Config():
+            return _qwen2_config(cfg)
+
+
 def _siglip_config(cfg: SiglipConfig) -> Any:
     from transformers import SiglipVisionConfig
 

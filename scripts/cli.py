@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from vica_jax.errors import InputError
 
@@ -14,6 +14,7 @@ def run(main: Callable[[], None], required: Sequence[str] = ()) -> None:
         flags.mark_flag_as_required(name)
 
     def checked(argv: Sequence[str]) -> None:
+        logging.set_verbosity(logging.WARNING)  # jax looks for every backend aloud
         if len(argv) > 1:
             fail(f"unexpected argument {argv[1]!r}; every option is a --flag")
         try:

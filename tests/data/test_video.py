@@ -498,7 +498,8 @@ def test_what_is_no_video(tmp_path: Path):
 def test_folder_of_frames_counts_as_2_fps(tmp_path: Path):
     for number in range(12):  # 10.png sorts before 2.png by letters, not by number
         Image.fromarray(scene(number)).save(tmp_path / f"{number}.png")
-    (tmp_path / "poses.txt").write_text("ignored")
+    for name in ("poses.txt", "._1.png"):
+        (tmp_path / name).write_text("ignored")
     clip = read_video(tmp_path, num_frames=4)
     assert clip.indices.tolist() == [0, 3, 7, 11]
     assert (clip.avg_fps, clip.duration_s, clip.reader) == (2.0, 6.0, "images")

@@ -49,7 +49,9 @@ def check(random_tensors, to_params, record_error):
         pixels = np.random.default_rng(seed).integers(0, 256, size, np.uint8)
 
         model = Siglip(cfg)
-        apply = jax.jit(lambda p, x: model.apply({"params": p}, x, mutable=["intermediates"]))
+        apply = jax.jit(
+            lambda p, x: model.apply({"params": p}, x, mutable=["intermediates"])
+        )
         out, state = apply(params, jnp.asarray(pixels))
         state = state["intermediates"]
         ours = [state["embeddings"][0]]

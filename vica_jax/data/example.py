@@ -14,7 +14,7 @@ from PIL import Image
 
 from vica_jax.data.pixels import (
     anyres_views,
-    bucket_frames,
+    bucket_size,
     padded_view,
     resize_siglip,
 )
@@ -190,7 +190,7 @@ def _raw_slots(
         if not slots[name]:
             continue
         raws = [m.raw for e in examples for m in e.media if m.kind in kinds]
-        buckets = [bucket_frames(raw)[0].shape[1:3] for raw in raws if raw is not None]
+        buckets = [bucket_size(*raw.shape[1:3]) for raw in raws if raw is not None]
         h, w = (max(bucket[axis] for bucket in buckets) for axis in (0, 1))
         batch[name] = np.zeros((B, slots[name], h, w, 3), np.uint8)
         # Empty slots keep a size of 1 x 1, so that their resize is defined.

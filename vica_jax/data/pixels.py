@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image, ImageOps
 
+from vica_jax.errors import InputError
 from vica_jax.layout import VisualLayout
 
 PAD_LEVEL = 127  # int(0.5 * 255), SigLIP's mean colour
@@ -27,7 +28,7 @@ RESIZE_THREADS = 2  # Pillow's resize releases the interpreter lock
 ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray
 
 
-class ImageError(ValueError):
+class ImageError(InputError):
     """An image that is missing, unreadable, or of the wrong dtype or shape."""
 
 

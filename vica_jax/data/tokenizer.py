@@ -10,17 +10,6 @@ from typing import Any, Protocol, runtime_checkable
 
 from vica_jax.errors import InputError
 
-# The files a Qwen2 tokenizer may consist of, as transformers writes them.
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-)
-
 
 class TokenizerError(InputError):
     """A folder that holds no usable tokenizer."""

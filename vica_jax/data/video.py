@@ -210,7 +210,8 @@ def _clock_notes(file: VideoFile, sample: FrameSample) -> tuple[str, ...]:
         lost = round(float(np.sum(steps[gaps] / usual - 1)))
         at = f"{clock[gaps[0]]:.2f} s"
         return (f"frames are missing: about {lost}, the first after {at}",)
-    drift = float(np.abs(clock - np.arange(len(clock)) / sample.avg_fps).max())
+    rate = file.avg_fps or sample.avg_fps
+    drift = float(np.abs(clock - np.arange(len(clock)) / rate).max())
     if drift < DRIFT_S:
         return ()
     return (f"variable frame rate: frame times are up to {drift:.1f} s off",)
@@ -227,7 +228,11 @@ def _list_frames(source: VideoSource) -> np.ndarray | Sequence[Path | Image.Imag
         return source
     if isinstance(source, str | os.PathLike):
         files = [path for path in Path(source).iterdir() if path.is_file()]
-        images = [path for path in files if path.suffix.lower() in FRAME_SUFFIXES]
+        images = [
+            path
+            for path in files
+            if path.suffix.lower() in FRAME_SUFFIXES and path.name[0] != "."
+        ]
         if not images:
             suffixes = " ".join(FRAME_SUFFIXES)
             raise VideoError(f"{source}: a folder without image files ({suffixes})")

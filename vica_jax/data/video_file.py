@@ -26,6 +26,8 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
+from vica_jax.errors import InputError
+
 # Containers in which decord's seeking was exact (measured on decord 0.6.0).
 DECORD_FORMATS = ("mov,mp4", "matroska", "avi")
 STILL_FORMATS = ("_pipe", "image2", "tty")  # FFmpeg reads pictures and text as video
@@ -36,7 +38,7 @@ CUT_SHORT = 0.05  # a Matroska file this much shorter than it states has lost it
 Reader = Literal["auto", "decord", "pyav"]
 
 
-class VideoError(ValueError):
+class VideoError(InputError):
     """A video that cannot be read as asked; the message names file and frame."""
 
 

@@ -12,13 +12,15 @@ import functools
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vica_jax.checkpoint import read_manifest, restore
+from vica_jax.checkpoint import CheckpointError, read_manifest, restore
+from vica_jax.checkpoint.manifest import TOKENIZER
 from vica_jax.data.conversation import PromptError, chatml, tokenize_chunks, user_turn
 from vica_jax.data.example import (
     Example,
@@ -126,14 +128,18 @@ class Assistant:
         ``convert.load.load_assistant``, which takes both.
         """
         manifest = read_manifest(folder)
+        cfg = manifest.config
+        if not isinstance(cfg, VicaConfig):
+            raise CheckpointError(
+                f"{folder}: a single tower cannot answer: load a ViCA or ViCA2 "
+                "checkpoint"
+            )
         dtype = jnp.dtype(dtype or default_dtype())
-        params = restore(
-            folder, shardings=shardings_for(manifest.config, mesh), dtype=dtype
-        )
+        params = restore(folder, shardings=shardings_for(cfg, mesh), dtype=dtype)
         return cls(
-            manifest.config,
+            cfg,
             params,
-            load_tokenizer(manifest.tokenizer_folder),
+            load_tokenizer(Path(folder) / TOKENIZER),
             generation_config=manifest.generation_config,
             hf_config=manifest.hf_config,
             dtype=dtype,

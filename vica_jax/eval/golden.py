@@ -37,6 +37,7 @@ from vica_jax.eval.subject import Subject
 from vica_jax.layout import LayoutError
 from vica_jax.models.config import make_layout
 from vica_jax.models.resize import pool_bilinear
+from vica_jax.models.siglip import siglip_pixels
 from vica_jax.models.variants import SIGLIP_SO400M
 
 IMAGE_TOKEN = -200
@@ -194,8 +195,8 @@ def _compare_sampling(
 def _compare_siglip(
     subject: Subject, case: str, medium: Medium, record: dict[str, Any]
 ) -> Iterator[Row]:
-    layout, model = subject.layout, subject.model
-    normalised = model.bind({"params": {}}).siglip.normalise(jnp.asarray(medium.siglip))
+    layout = subject.layout
+    normalised = siglip_pixels(jnp.asarray(medium.siglip), subject.cfg.siglip)
     features, inner = subject.siglip(medium.siglip)
     project = subject.run(
         "siglip_projector", lambda m, x: m.siglip_projector(x), features
@@ -242,7 +243,7 @@ def _compare_hiera(
             ours = nchw(value)[: len(record[key])]
             yield close(case, f"hiera_stage{stage}", ours, record[key], FEATURES)
     if f"{case}.hiera_pos_embed" in record:
-        ours = np.asarray(inner["pos_embed"][0])[None]
+        ours = np.asarray(inner["positions"][0])[None]
         recorded = record[f"{case}.hiera_pos_embed"]
         yield close(case, "hiera_pos_embed", ours, recorded, FEATURES)
     grid = np.asarray(
@@ -363,8 +364,7 @@ def _compare_views(
     subject: Subject, case: str, medium: Medium, record: dict[str, Any]
 ) -> Iterator[Row]:
     layout = subject.layout
-    siglip = subject.model.bind({"params": {}}).siglip
-    pixels = nchw(siglip.normalise(jnp.asarray(medium.siglip)))
+    pixels = nchw(siglip_pixels(jnp.asarray(medium.siglip), subject.cfg.siglip))
     if medium.kind == "anyres":
         plan = layout.anyres(medium.image_wh)
         facts = {

@@ -159,7 +159,10 @@ class PatchEmbed(nn.Module):
 
 
 class Blocks(nn.Module):
-    """Blocks up to the end of stage ``num_stages``; the rest is never run."""
+    """Blocks up to the end of stage ``num_stages``; the rest is never run.
+
+    Stage 0 is the input itself.
+    """
 
     cfg: HieraConfig
     num_stages: int
@@ -169,6 +172,7 @@ class Blocks(nn.Module):
         c = self.cfg
         ends = {sum(c.depths[: s + 1]) - 1: s + 1 for s in range(len(c.depths))}
         depth = sum(c.depths if self.is_initializing() else c.depths[: self.num_stages])
+        output = x
         for index in range(depth):
             x = Block(c, index, name=str(index))(x)
             stage = ends.get(index)

@@ -18,6 +18,12 @@ from vica_jax.models.stack import Stack
 from vica_jax.sharding import constrain, declare
 
 
+def siglip_pixels(pixels: jax.Array, cfg: SiglipConfig) -> jax.Array:
+    """uint8 ``[B,S,S,3]`` -> float32 of mean 0.5 and deviation 0.5, that is -1 .. 1."""
+    scaled = pixels.astype(jnp.float32) * jnp.float32(1 / 255)
+    return (scaled - cfg.pixel_mean) / cfg.pixel_std
+
+
 class Attention(nn.Module):
     """Full self-attention, ``[B,P,D]`` -> ``[B,P,D]``."""
 
@@ -86,7 +92,7 @@ class Siglip(nn.Module):
     @nn.compact
     def __call__(self, pixels: jax.Array) -> jax.Array:
         c = self.cfg
-        x = self.normalise(pixels).astype(self.dtype)
+        x = siglip_pixels(pixels, c).astype(self.dtype)
         patch_embed = Linear(
             (c.patch_size, c.patch_size, 3, c.width),
             ("patch", "patch", "channels", "embed"),
@@ -100,8 +106,3 @@ class Siglip(nn.Module):
         if self.is_initializing():
             LayerNorm(c.norm_eps, name="post_norm")(x)
         return x
-
-    def normalise(self, pixels: jax.Array) -> jax.Array:
-        """uint8 -> float32 of mean 0.5, deviation 0.5: -1 .. 1."""
-        scaled = pixels.astype(jnp.float32) * jnp.float32(1 / 255)
-        return (scaled - self.cfg.pixel_mean) / self.cfg.pixel_std

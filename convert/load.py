@@ -1,0 +1,313 @@
+"""From folders to checkpoints and assistants.
+
+The one module here that knows the native format, the HF form and the ``Assistant``:
+HF folder -> native, native -> HF, either of them -> Assistant, straight into shardings.
+Tensors pass one at a time.
+"""
+
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from convert.adapter import Adapter, open_adapter
+from convert.hf_config import fresh_hf, from_hf, vica2_from_llava
+from convert.hf_config import to_hf as config_to_hf
+from convert.ops import contiguous
+from convert.projectors import hiera_projector_rows
+from convert.rules import Row, invert_lazily, nest
+from convert.safetensors_io import read_json, source_hashes, write_json, write_sharded
+from convert.vica import model_rows, open_folder
+from vica_jax.checkpoint import (
+    CheckpointWriter,
+    is_checkpoint,
+    iter_leaves,
+    read_manifest,
+)
+from vica_jax.checkpoint.manifest import TOKENIZER
+from vica_jax.data.tokenizer import load_tokenizer
+from vica_jax.decode.assistant import Assistant, default_dtype, shardings_for
+from vica_jax.errors import InputError
+from vica_jax.models.config import HieraConfig, VicaConfig
+
+MODELS = ("vica_qwen", "llava_qwen")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_FILES = ["*.safetensors", "*.json", "*.txt", "*.jinja"]
+Notes = list[str]
+
+
+class HubError(InputError):
+    """A hub id that cannot be downloaded."""
+
+
+def resolve(source: str | os.PathLike) -> Path:
+    """A local folder as it is; a hub id downloaded (resumably) by huggingface_hub.
+
+    Raises:
+      HubError: no such folder, and no hub id or none that can be had.
+    """
+    path = Path(source)
+    if path.exists():
+        return path
+    if not HUB_ID.fullmatch(str(source)):
+        raise HubError(f"{source}: no such folder (and not a hub id such as org/name)")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=HUB_FILES))
+    except Exception as error:  # the hub library raises many kinds
+        reason = str(error).strip().split("\n")[0]
+        raise HubError(
+            f"{source}: no such folder, and the hub id cannot be downloaded "
+            f"({type(error).__name__}: {reason}); download it elsewhere and give the "
+            "folder"
+        ) from error
+
+
+# ------------------------------------------------------------------- assistant
+def load_assistant(
+    folder: str | os.PathLike,
+    *,
+    mesh: jax.sharding.Mesh | None = None,
+    dtype: str | None = None,
+    adapter: str | os.PathLike | None = None,
+    progress: bool = False,
+) -> Assistant:
+    """An Assistant from a native checkpoint, an HF folder or a hub id.
+
+    ``adapter`` is a PEFT LoRA folder, merged into the weights here.
+
+    Raises:
+      InputError: the folder is none of these, holds another family, or is broken.
+    """
+    path = resolve(folder)
+    if is_checkpoint(path):
+        assistant = Assistant.load(path, mesh=mesh, dtype=dtype)
+    else:
+        assistant = _from_hf(path, mesh, dtype, progress)
+    if adapter is not None:
+        opened = open_adapter(adapter, model_rows(assistant.cfg))
+        assistant.params = _merged(assistant.params, opened)
+    return assistant
+
+
+def _from_hf(
+    path: Path, mesh: jax.sharding.Mesh | None, dtype: str | None, progress: bool
+) -> Assistant:
+    source = open_folder(path, MODELS)
+    assert isinstance(source.config, VicaConfig)
+    tokenizer = load_tokenizer(path)
+    target = jnp.dtype(dtype or default_dtype())
+    shardings = shardings_for(source.config, mesh)
+
+    def place(name: str, array: np.ndarray) -> jax.Array:
+        sharding = None
+        if shardings is not None:
+            sharding = shardings
+            for key in name.split("/"):
+                sharding = sharding[key]
+        return jax.device_put(contiguous(array), sharding)
+
+    bar = _bar(source.tensors(target), len(source.rows), "load", progress)
+    params = nest((name, place(name, array)) for name, array in bar)
+    return Assistant(
+        source.config,
+        params,
+        tokenizer,
+        generation_config=_generation_config(path),
+        hf_config=source.hf_config,
+        dtype=target,
+        mesh=mesh,
+    )
+
+
+def _merged(params: Any, adapter: Adapter) -> Any:
+    """The parameters with an adapter's updates, in their own dtype and sharding."""
+    changed = jax.tree.map(lambda x: x, params)
+    for path in adapter.native_paths:
+        *parents, leaf = path.split("/")
+        node = changed
+        for key in parents:
+            node = node[key]
+        old = node[leaf]
+        new = contiguous(adapter.apply(path, np.asarray(old)))
+        node[leaf] = jax.device_put(new, old.sharding)
+    return changed
+
+
+# ---------------------------------------------------------------- HF -> native
+def to_native(
+    source: str | os.PathLike,
+    target: str | os.PathLike,
+    *,
+    dtype: str | None = None,
+    hiera: str | os.PathLike | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> Notes:
+    """Convert an HF folder; with ``hiera`` assemble ViCA2-Init from LLaVA-Video.
+
+    The tokenizer and config files travel with the weights. Returns what a reader
+    should know: ignored tensors, settings without effect. Nothing is left behind when
+    the conversion does not finish.
+    """
+    folder = open_folder(source, ("llava_qwen",) if hiera else None)
+    notes = [folder.report.summary(), *folder.notes]
+    hf_config, config, family = folder.hf_config, folder.config, folder.family
+    leaves: Iterable[tuple[str, np.ndarray]] = folder.tensors(dtype)
+    rows, hashes = list(folder.rows), source_hashes(folder.checkpoint)
+    if hiera is not None:
+        tower = open_folder(hiera, ("hiera", "sam2"))
+        assert isinstance(tower.config, HieraConfig)
+        notes += [tower.report.summary(), *tower.notes]
+        hf_config = vica2_from_llava(hf_config, tower.config)
+        family, config = from_hf(hf_config, hiera=tower.config)
+        fresh = hiera_projector_rows(config.hiera_out_width, config.llm.width)
+        rows += [*tower.rows, *fresh]
+        hashes |= {f"hiera/{k}": v for k, v in source_hashes(tower.checkpoint).items()}
+        like = dtype or str(folder.checkpoint.dtype(folder.rows[0].hf))
+        leaves = _chain(
+            leaves, tower.tensors(like), _fresh_projector(fresh, like, seed)
+        )
+        notes.append(f"Hiera projector freshly initialised (Xavier, seed {seed})")
+    size = sum(
+        math.prod(row.hf_shape) * (jnp.dtype(dtype).itemsize if dtype else 2)
+        for row in rows
+    )
+    with CheckpointWriter(target, expected_bytes=size) as writer:
+        for name, array in _bar(leaves, len(rows), "convert", progress):
+            writer.write(name, array)
+        if family in MODELS:
+            writer.copy_tokenizer(source)
+        writer.finish(
+            family=family if family in MODELS else "component",
+            config=config,
+            hf_config=hf_config,
+            generation_config=_generation_config(Path(source)),
+            provenance={
+                "source": Path(source).resolve().name,
+                "source_family": folder.family,
+                "sha256": hashes,
+                "notes": notes,
+            },
+        )
+    return notes
+
+
+def _chain(*streams: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, Any]]:
+    for stream in streams:
+        yield from stream
+
+
+def _fresh_projector(
+    rows: Iterable[Row], dtype: str, seed: int
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Xavier-uniform kernels and zero biases."""
+    rng = np.random.default_rng(seed)
+    for row in rows:
+        shape = row.native_shape
+        if len(shape) == 2:
+            limit = np.sqrt(6 / sum(shape))
+            values = rng.uniform(-limit, limit, shape).astype(np.float32)
+        else:
+            values = np.zeros(shape, np.float32)
+        yield row.native, values.astype(jnp.dtype(dtype))
+
+
+def _generation_config(folder: Path) -> dict[str, Any] | None:
+    path = folder / "generation_config.json"
+    return read_json(path) if path.is_file() else None
+
+
+def _bar(items: Iterable, total: int, what: str, progress: bool) -> Iterable:
+    return tqdm(items, total=total, desc=what, unit="tensor", disable=not progress)
+
+
+# ---------------------------------------------------------------- native -> HF
+def to_hf(
+    source: str | os.PathLike,
+    target: str | os.PathLike,
+    *,
+    dtype: str | None = None,
+    progress: bool = False,
+) -> Notes:
+    """Write a native checkpoint in the form the reference loads.
+
+    Sharded safetensors, config.json (every key of the original, the two size sections
+    added), generation_config.json and tokenizer. The folder appears when it is whole.
+    """
+    manifest = read_manifest(source)
+    config = manifest.config
+    if not isinstance(config, VicaConfig):
+        raise InputError(
+            f"{source}: a component checkpoint has no HF form of its own here; convert "
+            "a ViCA or ViCA2 checkpoint"
+        )
+    target = Path(target)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(
+            f"{target} exists and is not an empty folder: remove it or choose another"
+        )
+    notes: Notes = []
+    if manifest.hf_config is None:
+        hf_config = fresh_hf(config)
+        notes.append("config.json is made new: the checkpoint has no HF original")
+    else:
+        hf_config = config_to_hf(manifest.hf_config, config, dtype=dtype)
+    rows = {row.native: row for row in model_rows(config)}
+    if odd := sorted(rows.keys() ^ manifest.leaves.keys()):
+        raise InputError(
+            f"{source}: {len(odd)} leaves do not fit the model in its manifest, "
+            f"{odd[0]} first: convert the checkpoint again"
+        )
+    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
+    partial.mkdir(parents=True)
+    stream = iter(_bar(iter_leaves(source), len(rows), "export", progress))
+
+    def leaf(path: str) -> np.ndarray:
+        found, array = next(stream)  # asked for in the order they are stored
+        assert found == path, (found, path)
+        return array if dtype is None else array.astype(jnp.dtype(dtype))
+
+    try:
+        items = invert_lazily(
+            [rows[path] for path in manifest.leaves],
+            leaf,
+            lambda path: dtype or manifest.leaves[path].dtype,
+        )
+        write_sharded(partial, items)
+        write_json(partial / "config.json", hf_config)
+        if manifest.generation_config is not None:
+            write_json(partial / "generation_config.json", manifest.generation_config)
+        for name in manifest.tokenizer:
+            shutil.copyfile(Path(source, TOKENIZER, name), partial / name)
+        if target.exists():
+            target.rmdir()
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return notes
+
+
+# ----------------------------------------------------------------- inspection
+def leaf_table(
+    folder: str | os.PathLike,
+) -> tuple[str, dict[str, tuple[tuple[int, ...], str]]]:
+    """Family, and shape and dtype per native path; headers only, either form."""
+    if is_checkpoint(folder):
+        manifest = read_manifest(folder)
+        leaves = manifest.leaves
+        return manifest.family, {p: (x.shape, x.dtype) for p, x in leaves.items()}
+    source = open_folder(folder)
+    return source.family, {
+        row.native: (row.native_shape, str(source.checkpoint.dtype(row.hf)))
+        for row in source.rows
+    }
