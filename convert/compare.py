@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from convert import torch_peer
+from convert.ops import contiguous
 from convert.rules import Row, check_finite, nest
 from convert.twins import Part, parts
 from convert.vica import AnyConfig, HfFolder, open_folder
@@ -108,12 +109,11 @@ def _compare_part(
     for row in rows:
         leaf = leaves.pop(row.native)
         theirs = check_finite(row.hf, read(row.hf)).astype(leaf.dtype, copy=False)
-        theirs = theirs.astype(np.float32, copy=False)
-        ours = leaf.astype(np.float32, copy=False)
-        if not np.array_equal(row.op.forward(theirs), ours):
+        if not np.array_equal(_bits(row.op.forward(theirs)), _bits(leaf)):
             differing.append(row.hf)
-        tensors[part.names.get(row.native, row.native)] = theirs
-        params[row.native] = jnp.asarray(ours)
+        name = part.names.get(row.native, row.native)
+        tensors[name] = theirs.astype(np.float32, copy=False)
+        params[row.native] = jnp.asarray(leaf.astype(np.float32, copy=False))
     if part.run is not None:
         ours, theirs = part.run(nest(params.items()), tensors)
     else:
@@ -177,6 +177,10 @@ def _versions() -> dict[str, str]:
             "'vica-jax[parity]'"
         ) from None
     return {"vica_jax": __version__, "jax": jax.__version__, **peer}
+
+
+def _bits(x: np.ndarray) -> np.ndarray:
+    return contiguous(x).view(f"u{x.dtype.itemsize}")
 
 
 def _joined(values: Iterable[np.ndarray]) -> np.ndarray:

@@ -25,7 +25,7 @@ def pick(logits, generated=(), count=0, seed=0, **fields):
     seen[:, list(generated)] = True
     keys = jax.random.split(jax.random.key(seed), len(logits))
     return np.asarray(
-        choose(logits, jnp.asarray(seen), jnp.asarray(count), keys, sampling)
+        choose(logits, jnp.asarray(seen), jnp.asarray(count), keys, sampling.choice())
     )
 
 

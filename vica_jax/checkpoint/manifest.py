@@ -91,6 +91,7 @@ class Manifest:
     provenance: dict[str, Any]
     tokenizer: tuple[str, ...]  # names of files
     leaves: dict[str, Leaf]
+    parts: dict[str, dict[str, int]]  # size of every file below each part
 
     def __post_init__(self):
         if self.family != "component":
@@ -103,7 +104,7 @@ class Manifest:
             if name not in TOKENIZER_FILES:
                 raise ConfigError(f"unknown tokenizer file {name!r}")
         for path, leaf in self.leaves.items():
-            _check_leaf(path, leaf)
+            _check_leaf(path, leaf, self.parts)
 
     @property
     def nbytes(self) -> int:
@@ -140,22 +141,21 @@ def rows_of(shape: tuple[int, ...]) -> int:
     return shape[0] if shape else 1
 
 
-def _check_leaf(path: str, leaf: Leaf) -> None:
+def _check_leaf(path: str, leaf: Leaf, parts: Mapping[str, Any]) -> None:
     if not LEAF_PATH.fullmatch(path):
         raise ConfigError(f"{path!r} cannot name a leaf")
     try:
         np.dtype(leaf.dtype)
     except TypeError:
         raise ConfigError(f"leaf {path} has the unknown dtype {leaf.dtype!r}") from None
-    parts = {block.part for block in leaf.blocks}
     rows = [block.rows for block in leaf.blocks]
     if sum(rows) != rows_of(leaf.shape) or min(*rows, *leaf.shape, 1) < 1:
         raise ConfigError(f"the blocks of leaf {path} do not add up to its shape")
-    if len(parts) != len(rows):
+    if len({block.part for block in leaf.blocks}) != len(rows):
         raise ConfigError(f"leaf {path} names a part twice")
     for block in leaf.blocks:
-        if not _PART.fullmatch(block.part):
-            raise ConfigError(f"leaf {path} names the part {block.part!r}")
+        if not _PART.fullmatch(block.part) or block.part not in parts:
+            raise ConfigError(f"leaf {path} names the unknown part {block.part!r}")
 
 
 def model_config_to_dict(config: ModelConfig) -> dict[str, Any]:

@@ -15,8 +15,12 @@ from vica_jax.typing import Params
 PART_BYTES = 256 * 2**20
 
 
-def save_part(part: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Block]:
-    """Write arrays by leaf path as one orbax checkpoint; the blocks they make.
+def save_part(
+    part: Path, arrays: Mapping[str, np.ndarray]
+) -> tuple[dict[str, Block], dict[str, int]]:
+    """Write arrays by leaf path as one orbax checkpoint.
+
+    Returns the blocks they make and the size of every file below ``part``.
 
     Raises:
       CheckpointError: the disk is full or fails.
@@ -26,16 +30,18 @@ def save_part(part: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Block]:
             checkpointer.save(part, args=ocp.args.PyTreeSave(nest(arrays)))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot write {part}: {_first_line(error)}") from None
-    return {
+    blocks = {
         path: Block(part=part.name, rows=rows_of(array.shape), crc32=_crc32(array))
         for path, array in arrays.items()
     }
+    files = [path for path in sorted(part.rglob("*")) if path.is_file()]
+    return blocks, {f.relative_to(part).as_posix(): f.stat().st_size for f in files}
 
 
 def load_part(
-    part: Path, members: Mapping[str, tuple[Leaf, Block]]
+    part: Path, members: Mapping[str, tuple[Leaf, Block]], files: Mapping[str, int]
 ) -> dict[str, np.ndarray]:
-    """Blocks of a part by leaf path; shapes, dtypes and CRC-32s are checked.
+    """Blocks of a part by leaf path; sizes, shapes, dtypes and CRC-32s are checked.
 
     ``members`` may leave out some of the part's leaves, which are then not read.
 
@@ -43,6 +49,8 @@ def load_part(
       CheckpointError: something is missing, damaged or not what the manifest says; the
         message names the part and the leaf.
     """
+    # Before orbax: its reader leaves other reads in flight when one of them fails.
+    _check_files(part, members, files)
     try:
         with _orbax() as (ocp, checkpointer):
             as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
@@ -69,6 +77,27 @@ def load_part(
     return arrays
 
 
+def _check_files(
+    part: Path, members: Mapping[str, Any], files: Mapping[str, int]
+) -> None:
+    """Presence and size of the files of some leaves, and of those of the whole part."""
+    wanted = {"", *map(_folder, members)}
+    for name, size in files.items():
+        file = part / name
+        if name.rpartition("/")[0] not in wanted:
+            continue
+        if not file.is_file():
+            raise _damaged(part, _culprit(name, members), f"{file.name} is missing")
+        if (found := file.stat().st_size) != size:
+            why = f"{file.name} has {found} bytes instead of {size}"
+            raise _damaged(part, _culprit(name, members), why)
+
+
+def _folder(path: str) -> str:
+    """Orbax's folder of a leaf."""
+    return path.replace("/", ".")
+
+
 @contextlib.contextmanager
 def _orbax() -> Iterator[tuple[Any, Any]]:
     """Orbax and a checkpointer, with its chatter on absl's logger held back.
@@ -90,8 +119,8 @@ def _orbax() -> Iterator[tuple[Any, Any]]:
 
 
 def _culprit(message: str, members: Mapping[str, Any]) -> str:
-    """The leaf that a reader's message speaks of: orbax names its files with dots."""
-    named = [path for path in members if path.replace("/", ".") in message]
+    """The leaf whose folder a file or a reader's message names, or the first."""
+    named = [path for path in members if _folder(path) in message]
     if named:
         return f"leaf {max(named, key=len)}"
     first, *rest = members

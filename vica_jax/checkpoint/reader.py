@@ -107,8 +107,8 @@ def _iter_blocks(
         for block in leaf.blocks:
             if path not in arrays:
                 arrays.clear()
-                part = folder / PARAMS / block.part
-                arrays.update(load_part(part, members[block.part]))
+                part, files = folder / PARAMS / block.part, manifest.parts[block.part]
+                arrays.update(load_part(part, members[block.part], files))
             yield _Rows(start, arrays.pop(path))
             start += block.rows
 

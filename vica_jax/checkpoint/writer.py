@@ -70,7 +70,7 @@ class CheckpointWriter:
         self._shapes: dict[str, tuple[tuple[int, ...], str]] = {}
         self._blocks: dict[str, list[Block]] = {}
         self._tokenizer: tuple[str, ...] = ()
-        self._parts = itertools.count()
+        self._parts: dict[str, dict[str, int]] = {}
         self._finished = False
 
     def __enter__(self) -> "CheckpointWriter":
@@ -186,6 +186,7 @@ class CheckpointWriter:
             provenance={**made, **(provenance or {})},
             tokenizer=self._tokenizer,
             leaves=leaves,
+            parts=self._parts,
         )
         _check_free(self.target)
         try:
@@ -213,8 +214,10 @@ class CheckpointWriter:
     def _flush(self) -> None:
         if not self._pending:
             return
-        part = self._folder / PARAMS / f"part-{next(self._parts):05d}"
-        for path, block in save_part(part, self._pending).items():
+        part = f"part-{len(self._parts):05d}"
+        folder = self._folder / PARAMS / part
+        blocks, self._parts[part] = save_part(folder, self._pending)
+        for path, block in blocks.items():
             self._blocks[path].append(block)
         self._pending.clear()
 

@@ -32,7 +32,14 @@ from vica_jax.data.example import (
 from vica_jax.data.media import Images, Media, Video, open_media
 from vica_jax.data.tokenizer import Tokenizer, load_tokenizer, stream_text
 from vica_jax.data.video import time_instruction
-from vica_jax.decode.generate import TEXT_KEYS, decode, encode, prefill, text_of
+from vica_jax.decode.generate import (
+    TEXT_KEYS,
+    begin,
+    decode,
+    encode,
+    prefill,
+    text_of,
+)
 from vica_jax.decode.settings import AnswerSettings, make_sampling
 from vica_jax.errors import InputError
 from vica_jax.layout import LayoutError
@@ -265,25 +272,22 @@ class Assistant:
                 bank = encode(model, self.params, media_of(batch))
                 jax.block_until_ready(bank)
             with _step("prefill", seconds), _memory("prefill", smaller):
-                state = prefill(
-                    model,
-                    sampling,
-                    length,
-                    self.params,
-                    text_of(batch),
-                    bank,
-                    jax.random.key(settings.seed),
+                logits, cache = prefill(
+                    model, length, self.params, text_of(batch), bank
                 )
+                key = jax.random.key(settings.seed)
+                state = begin(sampling, logits, batch["lengths"], key, cache)
+                del cache  # the state owns it: decode donates it
                 ids = [[int(token)] for token in np.asarray(state.token)]
                 done = np.asarray(state.done)
             del bank
             yield ids
-            left = room - 1
+            left, choice = room - 1, sampling.choice()
             while left > 0 and not done.all():
                 with _step("decode", seconds), _memory("decoding", smaller):
                     steps = min(left, DECODE_CHUNK)
                     state, tokens = decode(
-                        model, sampling, DECODE_CHUNK, self.params, state, steps
+                        model, DECODE_CHUNK, self.params, choice, state, steps
                     )
                     new = np.asarray(tokens)[:, :steps]
                     done = np.asarray(state.done)

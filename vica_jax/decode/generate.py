@@ -1,9 +1,10 @@
 """Prefill and greedy (or sampled) decoding as jitted functions of explicit state.
 
     encode  -> visual bank          (once per video)
-    prefill -> DecodeState          (once per prompt; the first token is chosen here)
+    prefill -> logits and KV cache  (once per prompt)
+    begin   -> DecodeState          (the first token is chosen)
     decode  -> k more tokens        (a while loop; the state's cache is donated)
-    generate = all three in one jitted ``(params, batch, key) -> tokens``
+    generate = all of it in one jitted ``(params, batch, key) -> tokens``
 
 Rows of a batch may differ in length and media: rows are right-padded and own their
 length, position and random key, so a row's tokens are those it has alone. The next
@@ -18,7 +19,7 @@ temperature, top-k, top-p.
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,7 @@ NEVER = -jnp.inf
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How the next token is chosen; static under jit.
+    """How the next token is chosen.
 
     ``vocab_limit`` is the tokenizer's length: ids past it are never produced.
     ``temperature`` 0 is greedy. ``top_k`` 0 and ``top_p`` 1 keep every token.
@@ -63,6 +64,38 @@ class Sampling:
                 f"repetition_penalty must be > 0, got {self.repetition_penalty}"
             )
 
+    def choice(self) -> "Choice":
+        """The same as an argument of a jitted program."""
+        return Choice(
+            eos_ids=self.eos_ids,
+            pad_id=self.pad_id,
+            vocab_limit=self.vocab_limit,
+            repetition_penalty=self.repetition_penalty,
+            suppress_ids=self.suppress_ids,
+            min_new_tokens=self.min_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            sample=self.temperature > 0,
+            top_k=self.top_k,
+        )
+
+
+@struct.dataclass
+class Choice:
+    """``Sampling`` as jit sees it: numbers are traced, so that another penalty or
+    temperature runs the compiled program; only ``sample`` and ``top_k`` are static."""
+
+    eos_ids: tuple[Any, ...]
+    pad_id: Any
+    vocab_limit: Any
+    repetition_penalty: Any
+    suppress_ids: tuple[Any, ...]
+    min_new_tokens: Any
+    temperature: Any
+    top_p: Any
+    sample: bool = struct.field(pytree_node=False)
+    top_k: int = struct.field(pytree_node=False)
+
 
 @struct.dataclass
 class DecodeState:
@@ -83,44 +116,39 @@ def choose(
     generated: jax.Array,
     count: jax.Array,
     keys: jax.Array,
-    sampling: Sampling,
+    choice: Choice,
 ) -> jax.Array:
     """Next token int32 ``[B]`` from float32 logits ``[B,V]``."""
-    s = sampling
-    if s.repetition_penalty != 1.0:
-        p = s.repetition_penalty
-        penalised = jnp.where(logits < 0, logits * p, logits / p)
-        logits = jnp.where(generated, penalised, logits)
+    s = choice
+    p = s.repetition_penalty  # 1 leaves every logit as it is, to the bit
+    penalised = jnp.where(logits < 0, logits * p, logits / p)
+    logits = jnp.where(generated, penalised, logits)
     ids = jnp.arange(logits.shape[-1])
     logits = jnp.where(ids < s.vocab_limit, logits, NEVER)
     if s.suppress_ids:
         logits = logits.at[:, jnp.array(s.suppress_ids)].set(NEVER)
-    if s.min_new_tokens and s.eos_ids:
-        early = logits.at[:, jnp.array(s.eos_ids)].set(NEVER)
-        logits = jnp.where(count < s.min_new_tokens, early, logits)
-    if s.temperature == 0.0:
+    early = logits.at[:, jnp.array(s.eos_ids)].set(NEVER)
+    logits = jnp.where(count < s.min_new_tokens, early, logits)
+    if not s.sample:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     logits = logits / s.temperature
     if s.top_k:
         kth = jax.lax.top_k(logits, min(s.top_k, logits.shape[-1]))[0][:, -1:]
         logits = jnp.where(logits < kth, NEVER, logits)
-    if s.top_p < 1.0:
-        ordered = jnp.sort(logits, axis=-1)[:, ::-1]
-        probability = jax.nn.softmax(ordered, axis=-1)
-        before = jnp.cumsum(probability, axis=-1) - probability
-        least = jnp.where(before < s.top_p, ordered, jnp.inf).min(-1, keepdims=True)
-        logits = jnp.where(logits < least, NEVER, logits)
+    ordered = jnp.sort(logits, axis=-1)[:, ::-1]
+    probability = jax.nn.softmax(ordered, axis=-1)
+    before = jnp.cumsum(probability, axis=-1) - probability
+    least = jnp.where(before < s.top_p, ordered, jnp.inf).min(-1, keepdims=True)
+    logits = jnp.where((s.top_p < 1.0) & (logits < least), NEVER, logits)
     step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, count)
     return jax.vmap(jax.random.categorical)(step_keys, logits).astype(jnp.int32)
 
 
-def _take_token(
-    state: DecodeState, logits: jax.Array, sampling: Sampling
-) -> DecodeState:
+def _take_token(state: DecodeState, logits: jax.Array, choice: Choice) -> DecodeState:
     """Choose the next token from ``logits``; finished rows repeat the pad id."""
-    token = choose(logits, state.generated, state.count, state.keys, sampling)
-    token = jnp.where(state.done, sampling.pad_id, token)
-    ended = jnp.isin(token, jnp.array(sampling.eos_ids, jnp.int32))
+    token = choose(logits, state.generated, state.count, state.keys, choice)
+    token = jnp.where(state.done, choice.pad_id, token)
+    ended = jnp.isin(token, jnp.array(choice.eos_ids, jnp.int32))
     rows = jnp.arange(token.shape[0])
     return replace(
         state,
@@ -131,18 +159,19 @@ def _take_token(
     )
 
 
-def _prefill(
-    model: Vica,
-    sampling: Sampling,
-    cache_length: int,
-    params: Params,
-    batch: Batch,
-    bank: jax.Array | None,
+def start(
+    choice: Choice,
+    logits: jax.Array,
+    lengths: jax.Array,
     key: jax.Array,
+    cache: Sequence[KV],
 ) -> DecodeState:
-    logits, cache = apply(model, params, batch, bank, cache_length, method="prefill")
+    """The state after prefill: the first token of every row is chosen here.
+
+    ``logits`` float32 ``[B,V]`` and ``cache`` are prefill's, ``lengths`` the batch's.
+    Row i draws from ``fold_in(key, i)``.
+    """
     B, V = logits.shape
-    lengths = batch["lengths"]
     state = DecodeState(
         token=jnp.zeros(B, jnp.int32),
         positions=lengths,
@@ -153,20 +182,20 @@ def _prefill(
         keys=jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(B)),
         cache=cache,
     )
-    return _take_token(state, logits, sampling)
+    return _take_token(state, logits, choice)
 
 
 def _decode(
     model: Vica,
-    sampling: Sampling,
     room: int,
     params: Params,
+    choice: Choice,
     state: DecodeState,
     steps: jax.Array,
 ) -> tuple[DecodeState, jax.Array]:
     """Up to ``steps`` (<= room) more tokens, int32 ``[B,room]``, pad past the end."""
     B = state.token.shape[0]
-    tokens = jnp.full((B, room), sampling.pad_id, jnp.int32)
+    tokens = jnp.full((B, room), choice.pad_id, jnp.int32)
 
     def going(carry):
         i, state, _ = carry
@@ -183,7 +212,7 @@ def _decode(
             lengths=state.lengths + running,
             positions=state.positions + running,
         )
-        state = _take_token(state, logits, sampling)
+        state = _take_token(state, logits, choice)
         return i + 1, state, tokens.at[:, i].set(state.token)
 
     _, state, tokens = jax.lax.while_loop(going, step, (0, state, tokens))
@@ -196,36 +225,52 @@ def encode(model: Vica, params: Params, batch: Batch) -> jax.Array | None:
     return apply(model, params, batch, method="visual_bank")
 
 
-@functools.partial(jax.jit, static_argnames=("model", "sampling", "cache_length"))
+@functools.partial(jax.jit, static_argnames=("model", "cache_length"))
 def prefill(
     model: Vica,
-    sampling: Sampling,
     cache_length: int,
     params: Params,
     batch: Batch,
     bank: jax.Array | None,
-    key: jax.Array,
-) -> DecodeState:
-    """Run the prompt once and choose the first token.
+) -> tuple[jax.Array, Sequence[KV]]:
+    """Run the prompt once: logits ``[B,V]`` after it, and the cache.
 
-    ``batch`` needs the text arrays only (``text_of``).
+    ``batch`` needs the text arrays only (``text_of``). How tokens are chosen is not
+    part of this program, so that another temperature does not compile it again.
     """
-    return _prefill(model, sampling, cache_length, params, batch, bank, key)
+    return apply(model, params, batch, bank, cache_length, method="prefill")
 
 
-@functools.partial(
-    jax.jit, static_argnames=("model", "sampling", "room"), donate_argnames="state"
-)
+@jax.jit
+def _start(
+    choice: Choice, logits: jax.Array, lengths: jax.Array, key: jax.Array
+) -> DecodeState:
+    # The cache stays outside: passing it through would copy it.
+    return start(choice, logits, lengths, key, ())
+
+
+def begin(
+    sampling: Sampling,
+    logits: jax.Array,
+    lengths: Any,
+    key: jax.Array,
+    cache: Sequence[KV],
+) -> DecodeState:
+    """``start``, jitted; the cache is taken over, not copied."""
+    return replace(_start(sampling.choice(), logits, lengths, key), cache=cache)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "room"), donate_argnames="state")
 def decode(
     model: Vica,
-    sampling: Sampling,
     room: int,
     params: Params,
+    choice: Choice,
     state: DecodeState,
     steps: jax.Array,
 ) -> tuple[DecodeState, jax.Array]:
     """Up to ``steps`` further tokens, int32 ``[B,room]``; the state is donated."""
-    return _decode(model, sampling, room, params, state, steps)
+    return _decode(model, room, params, choice, state, steps)
 
 
 def text_of(batch: Batch) -> Batch:
@@ -246,10 +291,14 @@ def make_generate(
     def generate(params: Params, batch: Batch, key: jax.Array) -> jax.Array:
         bank = apply(model, params, batch, method="visual_bank")
         length = batch["tokens"].shape[1] + max_new_tokens
-        state = _prefill(model, sampling, length, params, text_of(batch), bank, key)
+        text = text_of(batch)
+        logits, cache = apply(model, params, text, bank, length, method="prefill")
+        choice = sampling.choice()
+        state = start(choice, logits, text["lengths"], key, cache)
         first = state.token[:, None]
         steps = jnp.asarray(max_new_tokens - 1)
-        _, rest = _decode(model, sampling, max_new_tokens - 1, params, state, steps)
+        room = max_new_tokens - 1
+        _, rest = _decode(model, room, params, choice, state, steps)
         return jnp.concatenate([first, rest], axis=1)
 
     return generate

@@ -432,11 +432,13 @@ def _text_cases(assistant: Assistant, record: dict[str, Any]) -> Iterator[Row]:
 
 def _misc_cases(assistant: Assistant, record: dict[str, Any]) -> Iterator[Row]:
     for i, case in enumerate(record.get("frame_sampling", [])):
+        limit = case["frames_upbound"] or None  # 0: no limit, and nothing to force
+        forced = limit is not None and case["force_sample"]
         sample = sample_frames(
             case["total_frames"],
             case["avg_fps"],
-            num_frames=case["frames_upbound"],
-            fps=None if case["force_sample"] else case["video_fps"],
+            num_frames=limit,
+            fps=None if forced else case["video_fps"],
         )
         name = f"sampling {i}"
         yield same(name, "frame_idx", sample.indices, np.array(case["frame_idx"]))

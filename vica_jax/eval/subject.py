@@ -1,5 +1,6 @@
 """The model under test in a parity run: its modules, jitted one by one."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -9,11 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from vica_jax.data.example import Example, collate
-from vica_jax.decode.assistant import Assistant
-from vica_jax.decode.generate import make_generate
+from vica_jax.decode.assistant import Assistant, media_of
+from vica_jax.decode.generate import begin, decode, encode, prefill, text_of
 from vica_jax.decode.settings import AnswerSettings, make_sampling
+from vica_jax.models.config import HieraConfig
 from vica_jax.models.hiera import Hiera, hiera_pixels
 from vica_jax.models.vica import Vica
+from vica_jax.typing import Batch, Params
+
+ROOM = 32  # cache slots for new tokens come in multiples of this
 
 
 class Subject:
@@ -52,25 +57,26 @@ class Subject:
         cfg = self.cfg.hiera
         assert cfg is not None
         sizes = np.full((len(raw), 2), raw.shape[1:3], np.int32)
-        pixels = jax.jit(lambda x, s: hiera_pixels(x, s, cfg))(raw, sizes)
-        whole = Hiera(cfg, len(cfg.depths), jnp.float32)
-        apply = jax.jit(
-            lambda p, x: whole.apply({"params": p}, x, mutable=["intermediates"])
-        )
-        _, state = apply(self.params["hiera"], pixels)
+        pixels = _hiera_pixels(cfg, raw, sizes)
+        state = _hiera_stages(cfg, self.params["hiera"], pixels)
         return np.asarray(pixels), state["intermediates"]
+
+    def bank(self, batch: Batch) -> Any:
+        return encode(self.model, self.params, media_of(batch))
 
     def sequence(self, example: Example) -> dict[str, Any]:
         """Inputs, hidden states and logits of one prompt, at its true length."""
         batch = collate([example], self.layout)
 
-        def everything(m, batch):
-            x = m.embed(batch, m.visual_bank(batch))
+        def everything(m, batch, bank):
+            x = m.embed(batch, bank)
             positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
             hidden, _ = m.llm(x, positions)
             return x, m.llm.final_norm(hidden), m.logits(hidden)
 
-        (embeds, hidden, logits), state = self.run("sequence", everything, batch)
+        (embeds, hidden, logits), state = self.run(
+            "sequence", everything, text_of(batch), self.bank(batch)
+        )
         length = int(batch["lengths"][0])
         layers = state["intermediates"]["llm"]["layers"]
         outputs = [layers[str(i)]["output"][0] for i in range(self.cfg.llm.depth)]
@@ -84,6 +90,7 @@ class Subject:
     def generate(
         self, examples: list[Example], count: int, full_vocab: bool = False, **change
     ) -> np.ndarray:
+        """Greedy ids int32 ``[B,count]``; ``change`` are fields of ``Sampling``."""
         vocab = self.cfg.llm.vocab_size
         sampling = make_sampling(
             self.assistant.generation_config,
@@ -96,5 +103,24 @@ class Subject:
             change["vocab_limit"] = vocab
         sampling = replace(sampling, **change)
         batch = collate(examples, self.layout, pad_id=sampling.pad_id)
-        generate = make_generate(self.model, sampling, count)
-        return np.asarray(generate(self.params, batch, jax.random.key(0)))
+        text, room = text_of(batch), -(-count // ROOM) * ROOM
+        length = text["tokens"].shape[1] + room
+        bank = self.bank(batch)
+        logits, cache = prefill(self.model, length, self.params, text, bank)
+        key = jax.random.key(0)
+        state = begin(sampling, logits, text["lengths"], key, cache)
+        first = np.asarray(state.token)[:, None]
+        choice = sampling.choice()
+        _, rest = decode(self.model, room, self.params, choice, state, count - 1)
+        return np.concatenate([first, np.asarray(rest)[:, : count - 1]], axis=1)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _hiera_pixels(cfg: HieraConfig, raw: jax.Array, sizes: jax.Array) -> jax.Array:
+    return hiera_pixels(raw, sizes, cfg)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _hiera_stages(cfg: HieraConfig, params: Params, pixels: jax.Array) -> Any:
+    whole = Hiera(cfg, len(cfg.depths), jnp.float32)
+    return whole.apply({"params": params}, pixels, mutable=["intermediates"])[1]
