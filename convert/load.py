@@ -5,6 +5,7 @@ HF folder -> native, native -> HF, either of them -> Assistant, straight into sh
 Tensors pass one at a time.
 """
 
+import itertools
 import math
 import os
 import re
@@ -27,14 +28,20 @@ from convert.rules import Row, invert_lazily, nest
 from convert.safetensors_io import read_json, source_hashes, write_json, write_sharded
 from convert.vica import model_rows, open_folder
 from vica_jax.checkpoint import (
+    CheckpointError,
     CheckpointWriter,
     is_checkpoint,
     iter_leaves,
     read_manifest,
 )
 from vica_jax.checkpoint.manifest import TOKENIZER
-from vica_jax.data.tokenizer import load_tokenizer
-from vica_jax.decode.assistant import Assistant, default_dtype, shardings_for
+from vica_jax.data.tokenizer import TokenizerError, load_tokenizer
+from vica_jax.decode.assistant import (
+    Assistant,
+    default_dtype,
+    memory_named,
+    shardings_for,
+)
 from vica_jax.errors import InputError
 from vica_jax.models.config import HieraConfig, VicaConfig
 
@@ -88,14 +95,20 @@ def load_assistant(
     Raises:
       InputError: the folder is none of these, holds another family, or is broken.
     """
-    path = resolve(folder)
-    if is_checkpoint(path):
-        assistant = Assistant.load(path, mesh=mesh, dtype=dtype)
-    else:
-        assistant = _from_hf(path, mesh, dtype, progress)
-    if adapter is not None:
-        opened = open_adapter(adapter, model_rows(assistant.cfg))
-        assistant.params = _merged(assistant.params, opened)
+    path, opened = resolve(folder), None
+    native = is_checkpoint(path)
+    if adapter is not None:  # looked at before the weights, which take minutes
+        hf = None if native else open_folder(path, MODELS)
+        config = hf.config if hf else read_manifest(path).model_config
+        assert isinstance(config, VicaConfig)
+        opened = open_adapter(adapter, model_rows(config))
+    with memory_named("loading the weights", "--dtype=bfloat16 or a larger mesh"):
+        if native:
+            assistant = Assistant.load(path, mesh=mesh, dtype=dtype)
+        else:
+            assistant = _from_hf(path, mesh, dtype, progress)
+        if opened is not None:
+            assistant.params = _merged(assistant.params, opened)
     return assistant
 
 
@@ -104,7 +117,7 @@ def _from_hf(
 ) -> Assistant:
     source = open_folder(path, MODELS)
     assert isinstance(source.config, VicaConfig)
-    tokenizer = load_tokenizer(path)
+    tokenizer = _tokenizer(path, source.config)
     target = jnp.dtype(dtype or default_dtype())
     shardings = shardings_for(source.config, mesh)
 
@@ -116,8 +129,8 @@ def _from_hf(
                 sharding = sharding[key]
         return jax.device_put(contiguous(array), sharding)
 
-    bar = _bar(source.tensors(target), len(source.rows), "load", progress)
-    params = nest((name, place(name, array)) for name, array in bar)
+    with _bar(source.tensors(target), len(source.rows), "load", progress) as bar:
+        params = nest((name, place(name, array)) for name, array in bar)
     return Assistant(
         source.config,
         params,
@@ -127,6 +140,17 @@ def _from_hf(
         dtype=target,
         mesh=mesh,
     )
+
+
+def _tokenizer(folder: Path, config: VicaConfig) -> Any:
+    """The folder's tokenizer, which must be this model's."""
+    tokenizer = load_tokenizer(folder)
+    if len(tokenizer) > config.llm.vocab_size:
+        raise TokenizerError(
+            f"{folder}: the tokenizer makes {len(tokenizer):,} ids, the model embeds "
+            f"{config.llm.vocab_size:,}: copy the tokenizer files of this checkpoint"
+        )
+    return tokenizer
 
 
 def _merged(params: Any, adapter: Adapter) -> Any:
@@ -159,11 +183,16 @@ def to_native(
     should know: ignored tensors, settings without effect. Nothing is left behind when
     the conversion does not finish.
     """
+    check_target(target)
     folder = open_folder(source, ("llava_qwen",) if hiera else None)
     notes = [folder.report.summary(), *folder.notes]
     hf_config, config, family = folder.hf_config, folder.config, folder.family
+    generation_config = _generation_config(Path(source))
+    if isinstance(config, VicaConfig):
+        _tokenizer(Path(source), config)
     leaves: Iterable[tuple[str, np.ndarray]] = folder.tensors(dtype)
-    rows, hashes = list(folder.rows), source_hashes(folder.checkpoint)
+    rows, checkpoints = list(folder.rows), {"": folder.checkpoint}
+    like = dtype or str(folder.checkpoint.dtype(folder.rows[0].hf))
     if hiera is not None:
         tower = open_folder(hiera, ("hiera", "sam2"))
         assert isinstance(tower.config, HieraConfig)
@@ -172,39 +201,39 @@ def to_native(
         family, config = from_hf(hf_config, hiera=tower.config)
         fresh = hiera_projector_rows(config.hiera_out_width, config.llm.width)
         rows += [*tower.rows, *fresh]
-        hashes |= {f"hiera/{k}": v for k, v in source_hashes(tower.checkpoint).items()}
-        like = dtype or str(folder.checkpoint.dtype(folder.rows[0].hf))
-        leaves = _chain(
+        checkpoints["hiera/"] = tower.checkpoint
+        leaves = itertools.chain(
             leaves, tower.tensors(like), _fresh_projector(fresh, like, seed)
         )
         notes.append(f"Hiera projector freshly initialised (Xavier, seed {seed})")
-    size = sum(
-        math.prod(row.hf_shape) * (jnp.dtype(dtype).itemsize if dtype else 2)
-        for row in rows
-    )
-    with CheckpointWriter(target, expected_bytes=size) as writer:
-        for name, array in _bar(leaves, len(rows), "convert", progress):
+    size = sum(math.prod(row.hf_shape) for row in rows) * jnp.dtype(like).itemsize
+    with (
+        CheckpointWriter(target, expected_bytes=size) as writer,
+        _bar(leaves, len(rows), "convert", progress) as bar,
+    ):
+        for name, array in bar:
             writer.write(name, array)
         if family in MODELS:
             writer.copy_tokenizer(source)
+        hashes = {
+            prefix + file: digest
+            for prefix, checkpoint in checkpoints.items()
+            for file, digest in source_hashes(checkpoint).items()
+        }
         writer.finish(
             family=family if family in MODELS else "component",
             config=config,
             hf_config=hf_config,
-            generation_config=_generation_config(Path(source)),
+            generation_config=generation_config,
             provenance={
                 "source": Path(source).resolve().name,
                 "source_family": folder.family,
+                "dtype": dtype,  # None: as in the source
                 "sha256": hashes,
                 "notes": notes,
             },
         )
     return notes
-
-
-def _chain(*streams: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, Any]]:
-    for stream in streams:
-        yield from stream
 
 
 def _fresh_projector(
@@ -227,8 +256,19 @@ def _generation_config(folder: Path) -> dict[str, Any] | None:
     return read_json(path) if path.is_file() else None
 
 
-def _bar(items: Iterable, total: int, what: str, progress: bool) -> Iterable:
-    return tqdm(items, total=total, desc=what, unit="tensor", disable=not progress)
+def check_target(target: str | os.PathLike) -> None:
+    """Raise CheckpointError unless ``target`` is free: absent, or an empty folder."""
+    path = Path(target)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise CheckpointError(
+            f"{target} exists and is not an empty folder: remove it or choose another"
+        )
+
+
+def _bar(items: Iterable, total: int, what: str, progress: bool) -> tqdm:
+    """A progress bar, on terminals only: a log keeps notes and errors."""
+    off = None if progress else True
+    return tqdm(items, total=total, desc=what, unit="tensor", disable=off)
 
 
 # ---------------------------------------------------------------- native -> HF
@@ -252,38 +292,40 @@ def to_hf(
             "a ViCA or ViCA2 checkpoint"
         )
     target = Path(target)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(
-            f"{target} exists and is not an empty folder: remove it or choose another"
-        )
+    check_target(target)
+    # What the weights were cast to when they were converted counts as well.
+    said = dtype or manifest.provenance.get("dtype")
+    dtypes = {path: dtype or leaf.dtype for path, leaf in manifest.leaves.items()}
     notes: Notes = []
     if manifest.hf_config is None:
-        hf_config = fresh_hf(config)
+        hf_config = fresh_hf(config, dtype=said or min(dtypes.values()))
         notes.append("config.json is made new: the checkpoint has no HF original")
     else:
-        hf_config = config_to_hf(manifest.hf_config, config, dtype=dtype)
+        hf_config = config_to_hf(manifest.hf_config, config, dtype=said)
     rows = {row.native: row for row in model_rows(config)}
     if odd := sorted(rows.keys() ^ manifest.leaves.keys()):
         raise InputError(
             f"{source}: {len(odd)} leaves do not fit the model in its manifest, "
             f"{odd[0]} first: convert the checkpoint again"
         )
+    # Files hold wider dtypes first, so leaves are asked for in that order.
+    size = {name: jnp.dtype(name).itemsize for name in dtypes.values()}
+    paths = sorted(dtypes, key=lambda path: (-size[dtypes[path]], dtypes[path]))
+    groups = [list(group) for _, group in itertools.groupby(paths, dtypes.get)]
+    leaves = (leaf for group in groups for leaf in iter_leaves(source, group))
     partial = target.parent / f".{target.name}.partial-{os.getpid()}"
-    partial.mkdir(parents=True)
-    stream = iter(_bar(iter_leaves(source), len(rows), "export", progress))
-
-    def leaf(path: str) -> np.ndarray:
-        found, array = next(stream)  # asked for in the order they are stored
-        assert found == path, (found, path)
-        return array if dtype is None else array.astype(jnp.dtype(dtype))
-
     try:
-        items = invert_lazily(
-            [rows[path] for path in manifest.leaves],
-            leaf,
-            lambda path: dtype or manifest.leaves[path].dtype,
-        )
-        write_sharded(partial, items)
+        partial.mkdir(parents=True)
+        with _bar(leaves, len(rows), "export", progress) as bar:
+            stream = iter(bar)
+
+            def leaf(path: str) -> np.ndarray:
+                found, array = next(stream)
+                assert found == path, (found, path)
+                return array
+
+            items = invert_lazily([rows[p] for p in paths], leaf, dtypes.__getitem__)
+            write_sharded(partial, items)
         write_json(partial / "config.json", hf_config)
         if manifest.generation_config is not None:
             write_json(partial / "generation_config.json", manifest.generation_config)
@@ -292,6 +334,8 @@ def to_hf(
         if target.exists():
             target.rmdir()
         partial.rename(target)
+    except OSError as error:
+        raise CheckpointError(f"{target}: cannot write here: {error}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return notes

@@ -203,7 +203,10 @@ def audit(
 
 def _violations(where: str, kinds: Mapping[str, list[str]], most: int) -> str:
     counts = ", ".join(f"{len(lines)} {kind}" for kind, lines in kinds.items() if lines)
-    text = [f"{where}: the tensors do not fit the model ({counts})"]
+    text = [
+        f"{where}: the tensors do not fit its config.json ({counts}): take both from "
+        "one complete copy of the checkpoint"
+    ]
     for kind, lines in kinds.items():
         text += [f"  {kind}: {line}" for line in lines[:most]]
         if len(lines) > most:
@@ -333,7 +336,9 @@ def check_finite(name: str, x: np.ndarray) -> np.ndarray:
     for start in range(0, flat.size, SCAN):
         part = flat[start : start + SCAN].view(bits)
         if ((part & exponent) == exponent).any():
-            raise ConversionError(f"tensor {name} holds NaN or Inf values")
+            raise ConversionError(
+                f"tensor {name} holds NaN or Inf values: take an undamaged copy"
+            )
     return x
 
 

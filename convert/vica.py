@@ -24,6 +24,7 @@ from convert.hf_config import (
     siglip_from_hf,
 )
 from convert.hiera import REFERENCE, TRANSFORMERS, hiera_rows, outside_backbone
+from convert.ops import ConversionError
 from convert.projectors import (
     hiera_projector_rows,
     newline_rows,
@@ -129,7 +130,10 @@ class HfFolder:
         self, dtype: DTypeLike | None = None
     ) -> Iterator[tuple[str, np.ndarray]]:
         """``(native_path, array)``, one at a time; see ``rules.convert``."""
-        return convert(self.rows, self.checkpoint.read, dtype=dtype)
+        try:
+            yield from convert(self.rows, self.checkpoint.read, dtype=dtype)
+        except ConversionError as error:
+            raise ConversionError(f"{self.checkpoint.path}: {error}") from None
 
 
 def open_folder(

@@ -8,17 +8,19 @@ to stdout.
 """
 
 import json
+import os
 import sys
+import time
 
 from absl import flags
 
 from scripts import cli
-from vica_jax.data.conversation import PROMPT_STYLES
+from vica_jax.data.conversation import PROMPT_STYLES, user_turn
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("checkpoint", None, "native checkpoint, HF folder, or hub id")
 flags.DEFINE_string("video", None, "video file or folder of frames")
-flags.DEFINE_list("image", [], "image files, comma-separated")
+flags.DEFINE_list("image", None, "image files, comma-separated")
 flags.DEFINE_string("question", None, "the question")
 flags.DEFINE_multi_string("option", [], "a choice such as 'A. chair'; repeatable")
 flags.DEFINE_integer("frames", 64, "frames to sample (with --fps: at most)")
@@ -34,7 +36,7 @@ flags.DEFINE_integer("max_new_tokens", 1024, "longest answer")
 flags.DEFINE_float("temperature", 0.0, "0 is greedy")
 flags.DEFINE_integer("top_k", 0, "0 keeps every token")
 flags.DEFINE_float("top_p", 1.0, "1 keeps every token")
-flags.DEFINE_integer("seed", 0, "seed of sampling")
+flags.DEFINE_integer("seed", 0, "seed of sampling", 0, 2**32 - 1)
 flags.DEFINE_float("repetition_penalty", None, "default: the checkpoint's")
 flags.DEFINE_string("adapter", None, "PEFT LoRA folder, merged at load")
 flags.DEFINE_string("mesh", None, "devices, such as fsdp:2,tensor:4")
@@ -45,17 +47,26 @@ flags.DEFINE_bool("stream", False, "print text as it is generated")
 
 def main() -> None:
     from convert.load import load_assistant
+    from vica_jax.decode.settings import AnswerSettings
     from vica_jax.sharding import make_mesh, parse_mesh
 
     if FLAGS.stream and FLAGS.output == "json":
         cli.fail("--stream prints text: leave out --output=json")
-    media = source()
-    mesh = make_mesh(parse_mesh(FLAGS.mesh)) if FLAGS.mesh else None
+    media, chosen = source(), settings()
+    AnswerSettings(**chosen)
+    check_prompt(media, chosen)
+    mesh = None if FLAGS.mesh is None else make_mesh(parse_mesh(FLAGS.mesh))
+    start = time.perf_counter()
     assistant = load_assistant(
-        FLAGS.checkpoint, mesh=mesh, dtype=FLAGS.dtype, adapter=FLAGS.adapter
+        FLAGS.checkpoint,
+        mesh=mesh,
+        dtype=FLAGS.dtype,
+        adapter=FLAGS.adapter,
+        progress=True,
     )
+    loaded = time.perf_counter() - start
     if FLAGS.stream:
-        pieces = assistant.stream(media, FLAGS.question, **settings())
+        pieces = assistant.stream(media, FLAGS.question, **chosen)
         while True:
             try:
                 print(next(pieces), end="", flush=True)
@@ -64,9 +75,13 @@ def main() -> None:
                 answer = stop.value
                 break
     else:
-        answer = assistant.answer(media, FLAGS.question, **settings())
+        answer = assistant.answer(media, FLAGS.question, **chosen)
         if FLAGS.output == "json":
-            print(json.dumps(answer.to_json(), ensure_ascii=False, indent=2))
+            told = answer.to_json()
+            told["seconds"] = {"load": round(loaded, 4), **told["seconds"]}
+            asked = ("checkpoint", "adapter", "video", "image", "question")
+            told["input"] = {name: FLAGS[name].value for name in asked}
+            print(json.dumps(told, ensure_ascii=False, indent=2))
         else:
             print(answer.text)
     for note in answer.notes:
@@ -77,15 +92,34 @@ def source() -> str | list[str] | None:
     """The one video, or the images, or nothing."""
     from vica_jax.data.media import is_image_file
 
-    if FLAGS.video and FLAGS.image:
+    if FLAGS.video is not None and FLAGS.image is not None:
         cli.fail("give --video or --image, not both")
+    if FLAGS.video == "" or FLAGS.image == [] or "" in (FLAGS.image or []):
+        cli.fail("--video and --image take file names: one is empty")
     if FLAGS.video and is_image_file(FLAGS.video):
         cli.fail(f"{FLAGS.video}: this is an image file: use --image")
-    return FLAGS.video or FLAGS.image or None
+    return FLAGS.video or FLAGS.image
+
+
+def check_prompt(media: str | list[str] | None, chosen: dict) -> None:
+    """Refuse what can be refused before the weights are loaded, which takes long."""
+    files = [media] if isinstance(media, str) else media or []
+    for file in files:
+        if not os.path.exists(file):
+            cli.fail(f"{file}: no such file or folder of frames")
+    user_turn(
+        FLAGS.question,
+        num_media=len(files),
+        style=chosen["prompt_style"],
+        time_instruction="..." if chosen["time_instruction"] else "",
+        options=chosen["options"],
+    )
 
 
 def settings() -> dict:
     """The flags that are fields of AnswerSettings."""
+    if FLAGS.raw_prompt and FLAGS.prompt_style != "plain":
+        cli.fail("--raw_prompt is a prompt style of its own: leave out --prompt_style")
     return {
         "num_frames": FLAGS.frames,
         "fps": FLAGS.fps,

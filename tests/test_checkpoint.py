@@ -162,13 +162,16 @@ def test_parts_are_bounded_and_lose_nothing(
         assert size <= part_bytes or rows == [1]  # a row is never cut
         parts[part.name] = dict(arrays)
         block = lambda path, n: writer.Block(part=part.name, rows=n, crc32=0)
-        return {path: block(path, n) for path, n in zip(arrays, rows, strict=True)}
+        return {p: block(p, n) for p, n in zip(arrays, rows, strict=True)}, {}
 
-    want = {f"leaf_{i}": np.random.rand(*s) for i, s in enumerate(shapes)}
-    want = {path: np.float32(array) for path, array in want.items()}
+    rng = np.random.default_rng(0)
+    want = {
+        f"leaf_{i}": rng.standard_normal(shape, np.float32)
+        for i, shape in enumerate(shapes)
+    }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(writer, "save_part", save_part)
-        patch.setattr(reader, "load_part", lambda part, _: dict(parts[part.name]))
+        patch.setattr(reader, "load_part", lambda part, *_: dict(parts[part.name]))
         with tempfile.TemporaryDirectory() as folder:
             target = save(Path(folder, "model"), want, part_bytes=part_bytes)
             got = dict(iter_leaves(target))
@@ -311,7 +314,8 @@ def edit(folder: Path, **changes: Any) -> None:
         ({"leaves.scale.dtype": "float33"}, "leaf scale has the unknown dtype"),
         ({"leaves.newline.shape": [4]}, "the blocks of leaf newline do not add up"),
         ({"leaves.newline.shape": [0]}, "the blocks of leaf newline do not add up"),
-        ({"leaves.scale.blocks.0.part": "../x"}, "leaf scale names the part '../x'"),
+        ({"leaves.scale.blocks.0.part": "../x"}, "leaf scale names the unknown part"),
+        ({"parts.part-00000": None}, "names the unknown part 'part-00000'"),
         (
             {"leaves.scale.blocks.0.crc32": None},
             "leaves.scale.blocks[0]: field 'crc32'",
@@ -360,9 +364,28 @@ def test_missing_parts(damaged: Path):
     shutil.rmtree(leaf_files(damaged, "scale")[0].parent)
     assert f"{part}: cannot read leaf scale" in refusal(restore, damaged)
     shutil.rmtree(damaged / "params" / part)
-    assert re.search(
-        rf"{part}: cannot read leaf .* not found", refusal(restore, damaged)
-    )
+    error = refusal(restore, damaged)
+    assert re.search(rf"{part}: cannot read leaf .*: no such folder", error)
+
+
+@pytest.mark.parametrize("name", ["_METADATA", "scale/.zarray"])
+def test_damaged_description_of_a_part(damaged: Path, name: str):
+    part = read_manifest(damaged).leaves["scale"].blocks[0].part
+    file = damaged / "params" / part / name
+    file.write_bytes(b"?" * file.stat().st_size)
+    assert f"{part}: cannot read leaf " in refusal(restore, damaged)
+
+
+def test_chosen_leaves_need_no_others(damaged: Path):
+    paths = ["scale", "llm/embedder/embedding"]
+    leaf_files(damaged, "newline")[0].unlink()
+    got = list(iter_leaves(damaged, paths))
+    assert [path for path, _ in got] == paths
+    for path, array in got:
+        assert_same_bits(array, dict(flatten(tree()))[path])
+    assert "leaf newline: 0 is missing" in refusal(restore, damaged)
+    with pytest.raises(CheckpointError, match="no leaf llm/none"):
+        list(iter_leaves(damaged, ["scale", "llm/none"]))
 
 
 def test_leaf_of_another_shape_or_dtype_than_the_manifest_says(damaged: Path):

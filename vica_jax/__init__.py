@@ -26,8 +26,6 @@ _HOME = {
     "make_mesh": "vica_jax.sharding",
 }
 
-__all__ = ["__version__", *_HOME]
-
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
@@ -36,4 +34,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return ["__version__", *_HOME]

@@ -10,7 +10,11 @@ from vica_jax.models.variants import VARIANTS
 from vica_jax.models.vica import Vica, abstract_vica
 from vica_jax.sharding import make_mesh, parse_mesh
 
-MESHES = ["fsdp:2,tensor:4", "data:2,fsdp:2,tensor:2", "fsdp:8"]
+MESHES = [
+    "fsdp:2,tensor:4",
+    pytest.param("data:2,fsdp:2,tensor:2", marks=pytest.mark.slow),
+    pytest.param("fsdp:8", marks=pytest.mark.slow),
+]
 SETTINGS = {"max_new_tokens": 12, "num_frames": 8, "source_fps": 2.0}
 
 
@@ -72,6 +76,7 @@ def test_constraints_stand_in_the_lowered_program():
     assert '"fsdp"' in text
 
 
+@pytest.mark.slow
 def test_a_batch_is_split_over_fsdp(checkpoint, video):
     mesh = make_mesh({"fsdp": 2, "tensor": 2})
     assistant = load_assistant(checkpoint, mesh=mesh, dtype="float32")

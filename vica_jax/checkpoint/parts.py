@@ -81,6 +81,8 @@ def _check_files(
     part: Path, members: Mapping[str, Any], files: Mapping[str, int]
 ) -> None:
     """Presence and size of the files of some leaves, and of those of the whole part."""
+    if not part.is_dir():
+        raise _damaged(part, _culprit("", members), "no such folder")
     wanted = {"", *map(_folder, members)}
     for name, size in files.items():
         file = part / name

@@ -40,8 +40,9 @@ def user_turn(
     * ``raw``: the question exactly as typed.
 
     Raises:
-      PromptError: an empty question, an unknown style, options with a style that has
-        no place for them, or a number of tags that is not ``num_media``.
+      PromptError: an empty question, an unknown style, options or a time instruction
+        with a style that has no place for them, or a number of tags that is not
+        ``num_media``.
     """
     if not question.strip():
         raise PromptError("the question is empty: pass some text with --question")
@@ -57,6 +58,12 @@ def user_turn(
                 "video(s)/image(s) are given: write one tag for each"
             )
         if style == "raw":
+            if options or time_instruction:
+                raise PromptError(
+                    "a raw prompt is taken as typed, without options or a time "
+                    "instruction: write them into the question, or leave out "
+                    "--raw_prompt"
+                )
             return question
         if style != "plain" or time_instruction:
             raise PromptError(

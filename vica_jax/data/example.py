@@ -5,6 +5,7 @@ index map that says which visual row stands at which position. numpy only; resiz
 for Hiera and all normalisation happen on the device.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -21,6 +22,8 @@ from vica_jax.data.pixels import (
 from vica_jax.errors import InputError
 from vica_jax.layout import TEXT, BankOffsets, LayoutError, VisualLayout
 from vica_jax.typing import Batch
+
+log = logging.getLogger(__name__)
 
 LENGTH_BUCKETS = (64, 128, 256, 512, 1024, 2048)
 LONG_BUCKET = 512  # past the last bucket, multiples of this
@@ -129,20 +132,40 @@ def check_length(example: Example, layout: VisualLayout, room: int = 0) -> int:
 
 
 def collate(
-    examples: Sequence[Example], layout: VisualLayout, *, pad_id: int = 0
+    examples: Sequence[Example],
+    layout: VisualLayout,
+    *,
+    pad_id: int = 0,
+    truncate: bool = False,
 ) -> Batch:
-    """One right-padded batch in static shapes; the slots are the rows' largest."""
+    """One right-padded batch in static shapes; the slots are the rows' largest.
+
+    A row past the context length is refused, or with ``truncate`` (training) cut to
+    its first positions as the reference does; ``truncations`` counts such rows, and
+    every cut is logged.
+
+    Raises:
+      LengthError: a row is too long and ``truncate`` is off.
+    """
+    if truncate:
+        for row, (length, kept) in truncations(examples, layout).items():
+            log.warning("row %d is cut from %d to %d tokens", row, length, kept)
+    else:
+        for example in examples:
+            check_length(example, layout)
     counts = [_slots(example, layout) for example in examples]
     slots = {name: max(count[name] for count in counts) for name in counts[0]}
     bank = layout.bank(**slots)
     B = len(examples)
-    T = bucket_length(max(example.length(layout) for example in examples))
+    full = [example.length(layout) for example in examples]
+    kept = np.minimum(full, layout.context_length)
+    T = bucket_length(max(full))
     tokens = np.full((B, T), pad_id, np.int32)
     index = np.full((B, T), TEXT, np.int32)
     batch: Batch = {
         "tokens": tokens,
         "visual_index": index,
-        "lengths": np.array([e.length(layout) for e in examples], np.int32),
+        "lengths": kept.astype(np.int32),
     }
     side = layout.siglip_image_size
     for name in ("frames", "views"):
@@ -154,7 +177,18 @@ def collate(
         batch["resample_weights"] = np.zeros((B, slots["resampled"], 4), np.float32)
     for row, example in enumerate(examples):
         _fill_row(batch, row, example, layout, bank)
+    if (longest := bucket_length(int(kept.max()))) < T:
+        batch["tokens"], batch["visual_index"] = tokens[:, :longest], index[:, :longest]
     return batch
+
+
+def truncations(
+    examples: Sequence[Example], layout: VisualLayout
+) -> dict[int, tuple[int, int]]:
+    """Rows that are longer than the context: their length, and what is kept of it."""
+    limit = layout.context_length
+    lengths = [example.length(layout) for example in examples]
+    return {i: (n, limit) for i, n in enumerate(lengths) if n > limit}
 
 
 def _slots(example: Example, layout: VisualLayout) -> dict[str, int]:

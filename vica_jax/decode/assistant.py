@@ -142,7 +142,8 @@ class Assistant:
                 "checkpoint"
             )
         dtype = jnp.dtype(dtype or default_dtype())
-        params = restore(folder, shardings=shardings_for(cfg, mesh), dtype=dtype)
+        with memory_named("loading the weights", "--dtype=bfloat16 or a larger mesh"):
+            params = restore(folder, shardings=shardings_for(cfg, mesh), dtype=dtype)
         return cls(
             cfg,
             params,
@@ -268,10 +269,10 @@ class Assistant:
         seconds: dict[str, float] = {}
         smaller = _smaller_setting(settings, len(questions))
         with self._on_mesh():
-            with _step("encode", seconds), _memory("the vision encoders", smaller):
+            with _step("encode", seconds), memory_named("the vision encoders", smaller):
                 bank = encode(model, self.params, media_of(batch))
                 jax.block_until_ready(bank)
-            with _step("prefill", seconds), _memory("prefill", smaller):
+            with _step("prefill", seconds), memory_named("prefill", smaller):
                 logits, cache = prefill(
                     model, length, self.params, text_of(batch), bank
                 )
@@ -284,7 +285,7 @@ class Assistant:
             yield ids
             left, choice = room - 1, sampling.choice()
             while left > 0 and not done.all():
-                with _step("decode", seconds), _memory("decoding", smaller):
+                with _step("decode", seconds), memory_named("decoding", smaller):
                     steps = min(left, DECODE_CHUNK)
                     state, tokens = decode(
                         model, DECODE_CHUNK, self.params, choice, state, steps
@@ -451,7 +452,7 @@ def _step(name: str, seconds: dict[str, float]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _memory(part: str, smaller: str) -> Iterator[None]:
+def memory_named(part: str, smaller: str) -> Iterator[None]:
     """Turn the runtime's out-of-memory error into a line that helps."""
     try:
         yield

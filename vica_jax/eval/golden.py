@@ -47,6 +47,22 @@ class GoldenError(InputError):
     """A folder that is not a golden folder."""
 
 
+class Record(dict[str, Any]):
+    """A file's keys; ``used`` tells which of them a comparison has read."""
+
+    def __init__(self, values: dict[str, Any]):
+        super().__init__(values)
+        self.used: set[str] = set()
+
+    def __getitem__(self, key: str) -> Any:
+        self.used.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.used.add(key)
+        return super().get(key, default)
+
+
 def check_golden_folder(folder: str | Path) -> Path:
     """The checkpoint inside a golden folder.
 
@@ -92,10 +108,13 @@ def verify_golden(
                     record = {key: file[key] for key in file.files}
         except (ValueError, OSError) as error:
             raise GoldenError(f"{folder / name}: cannot be read: {error}") from error
+        record = Record(record)
         try:
             rows.extend(run(assistant, record))
         except KeyError as error:
             raise GoldenError(f"{folder / name}: the key {error} is missing") from error
+        if left := sorted(record.keys() - record.used):
+            progress(f"{name}: recorded but not compared: {', '.join(left)}")
     return rows
 
 
