@@ -67,16 +67,20 @@ def resolve(source: str | os.PathLike) -> Path:
     if not HUB_ID.fullmatch(str(source)):
         raise HubError(f"{source}: no such folder (and not a hub id such as org/name)")
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(str(source), allow_patterns=HUB_FILES))
+    except LocalEntryNotFoundError as error:
+        reason = "the hub is out of reach or HF_HUB_OFFLINE is set"
+        cause: Exception = error
     except Exception as error:  # the hub library raises many kinds
-        reason = str(error).strip().split("\n")[0]
-        raise HubError(
-            f"{source}: no such folder, and the hub id cannot be downloaded "
-            f"({type(error).__name__}: {reason}); download it elsewhere and give the "
-            "folder"
-        ) from error
+        first, *_ = str(error).strip().split("\n")
+        reason, cause = f"{type(error).__name__}: {first}", error
+    raise HubError(
+        f"{source}: no such folder, and the hub id cannot be downloaded ({reason}): "
+        "download it elsewhere and give the folder"
+    ) from cause
 
 
 # ------------------------------------------------------------------- assistant

@@ -204,8 +204,8 @@ def audit(
 def _violations(where: str, kinds: Mapping[str, list[str]], most: int) -> str:
     counts = ", ".join(f"{len(lines)} {kind}" for kind, lines in kinds.items() if lines)
     text = [
-        f"{where}: the tensors do not fit its config.json ({counts}): take both from "
-        "one complete copy of the checkpoint"
+        f"{where}: the tensors do not fit its config.json ({counts}; take both from "
+        "one complete copy of the checkpoint)"
     ]
     for kind, lines in kinds.items():
         text += [f"  {kind}: {line}" for line in lines[:most]]

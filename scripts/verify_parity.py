@@ -31,15 +31,20 @@ def main() -> None:
 
 
 def golden() -> bool:
+    from tqdm import tqdm
+
     from convert.load import load_assistant
     from vica_jax.eval.golden import check_golden_folder, verify_golden
 
-    def progress(name: str) -> None:
-        print(f"... {name}", file=sys.stderr, flush=True)
-
     checkpoint = check_golden_folder(FLAGS.golden)
     assistant = load_assistant(checkpoint, dtype="float32")
-    rows = verify_golden(assistant, FLAGS.golden, progress)
+    with tqdm(desc="cases", unit="case", file=sys.stderr) as bar:
+
+        def progress(done: int, total: int, what: str) -> None:
+            bar.total, bar.n = total, done
+            bar.set_postfix_str(what)
+
+        rows, notes = verify_golden(assistant, FLAGS.golden, progress)
     print(f"{'case':<14} {'quantity':<32} {'max error':>10} {'tolerance':>10}")
     for row in rows:
         if row.ok and FLAGS.only_failures:
@@ -52,6 +57,8 @@ def golden() -> bool:
         name = f"{row.case:<14} {row.quantity:<32}"
         print(f"{name} {error:>10} {limit:>10}{mark}{detail}")
     bad = sum(not row.ok for row in rows)
+    for note in notes:
+        print(f"note: {note}")
     print(f"{len(rows)} quantities compared, {bad} past their tolerance")
     return bad > 0
 

@@ -13,7 +13,7 @@ from vica_jax.eval.golden import GoldenError, check_golden_folder, verify_golden
 @pytest.fixture(scope="module")
 def rows(golden_dir):
     assistant = load_assistant(check_golden_folder(golden_dir), dtype="float32")
-    return verify_golden(assistant, golden_dir)
+    return verify_golden(assistant, golden_dir)[0]
 
 
 def test_everything_within_tolerance(rows):
@@ -45,7 +45,8 @@ def test_a_changed_weight_is_seen(golden_dir, tmp_path):
     assistant = load_assistant(golden_dir / "checkpoint", dtype="float32")
     layer = assistant.params["llm"]["layers"]["1"]["mlp"]["up_proj"]
     layer["kernel"] = layer["kernel"] * 1.01
-    rows = verify_golden(assistant, tmp_path)
+    rows, notes = verify_golden(assistant, tmp_path)
+    assert "video_case.npz: not there" in notes
     assert any(row.quantity == "logits" and not row.ok for row in rows)
 
 

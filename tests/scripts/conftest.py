@@ -1,11 +1,13 @@
 """Commands run in this process: a start costs seconds, a compilation many more."""
 
 import contextlib
+import functools
 import io
 import json
 import logging
 import runpy
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,9 +20,10 @@ import pytest
 from absl import flags
 
 from convert import load
-from scripts import cli  # noqa: F401  (absl defines its own flags on import)
+from scripts import cli  # noqa: F401  (absl defines flags of its own on import)
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
+HELP_FLAGS = {"help", "?", "helpshort", "helpfull", "helpxml", "only_check_flags"}
 
 
 @dataclass(frozen=True)
@@ -38,101 +41,118 @@ class Result:
 
     @property
     def error(self) -> str:
-        """The message of a refusal, checked to be the one line there is."""
+        """What a refused input left on stderr: one message that begins with error:."""
         assert self.code == 1, (self.code, self.out, self.err)
         first, *more = self.err.splitlines()
-        assert first.startswith("error: "), self.err
-        # Several violations of one kind may follow, indented.
-        assert all(line.startswith("  ") for line in more), self.err
-        assert "Traceback" not in self.err and len(first) < 500
+        assert first.startswith("error: ") and 20 < len(first) < 400, self.err
+        assert "Traceback" not in self.err and "error: " not in self.err[7:], self.err
+        # Several violations follow the first line, indented.
+        assert len(more) != 1 and all(line[:2] == "  " for line in more), self.err
         return self.err
+
+    @property
+    def line(self) -> str:
+        """The same where it has to be a single line."""
+        assert self.error.count("\n") == 1, self.err
+        return self.error.removeprefix("error: ").rstrip("\n")
 
 
 def run(script: str, *args: object, **options: object) -> Result:
-    """``python -m scripts.NAME`` with flags, in this process."""
+    """``python -m scripts.SCRIPT`` with flags, in this process.
+
+    A script defines its flags anew each time and they are taken away afterwards: two
+    scripts have flags of the same name.
+    """
     argv = [script, *map(str, args)]
     argv += [f"--{name}={value}" for name, value in options.items()]
-    out, err = io.StringIO(), io.StringIO()
-    defined, root = set(flags.FLAGS), logging.getLogger()
-    handlers, level, old_argv = list(root.handlers), root.level, sys.argv
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with _as_a_process(argv):
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                runpy.run_module(f"scripts.{script}", run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code or 0
+    assert isinstance(code, int), code
+    return Result(code, out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def _as_a_process(argv: list[str]) -> Iterator[None]:
+    """Put back what a command changes in its process."""
+    root, own = logging.getLogger(), set(flags.FLAGS) | HELP_FLAGS
+    handlers, level, before = list(root.handlers), root.level, sys.argv
+    terminate = signal.getsignal(signal.SIGTERM)
     sys.argv = argv
-    code: object = 0
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            runpy.run_module(f"scripts.{script}", run_name="__main__")
-    except SystemExit as stop:
-        code = stop.code
+        yield
     finally:
-        sys.argv, root.handlers = old_argv, handlers
+        sys.argv, root.handlers = before, handlers
         root.setLevel(level)
-        for name in set(flags.FLAGS) - defined - set(HELP_FLAGS):
+        signal.signal(signal.SIGTERM, terminate)
+        for name in set(flags.FLAGS) - own:
             delattr(flags.FLAGS, name)
-    assert code is None or isinstance(code, int), code
-    return Result(code or 0, out.getvalue(), err.getvalue())
 
 
-HELP_FLAGS = ("help", "?", "helpshort", "helpfull", "helpxml", "only_check_flags")
+@functools.cache
+def _loaded(real: Callable, folder: str, dtype: str | None):
+    return real(folder, dtype=dtype)
 
 
 @pytest.fixture
 def generate(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """``scripts.generate`` with assistants that stay loaded between tests."""
+    """``scripts.generate`` with assistants that stay loaded between the tests."""
     real = load.load_assistant
 
-    def cached(folder, **options):
-        key = (str(folder), *sorted(options.items()))
-        if options.get("adapter") or options.get("mesh"):
-            return real(folder, **options)
-        if key not in LOADED:
-            LOADED[key] = real(folder, **options)
-        return LOADED[key]
+    def cached(folder, *, dtype=None, adapter=None, mesh=None, progress=False):
+        if adapter or mesh:
+            return real(folder, dtype=dtype, adapter=adapter, mesh=mesh)
+        return _loaded(real, str(folder), dtype)
 
     monkeypatch.setattr(load, "load_assistant", cached)
-    return lambda *args, **options: run("generate", *args, **options)
-
-
-LOADED: dict[tuple, object] = {}
+    return functools.partial(run, "generate")
 
 
 @pytest.fixture(scope="session")
 def vica() -> Path:
+    """The recorded ViCA checkpoint, HF form: SigLIP only."""
     return GOLDENS / "tiny-vica" / "checkpoint"
 
 
 @pytest.fixture(scope="session")
 def vica2() -> Path:
+    """The recorded ViCA2 checkpoint, HF form: SigLIP and Hiera."""
     return GOLDENS / "tiny-vica2" / "checkpoint"
 
 
 @pytest.fixture(scope="session")
-def natives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Both golden checkpoints in native form, by the name of their folder."""
-    folder, made = tmp_path_factory.mktemp("native"), {}
-    for name in ("tiny-vica", "tiny-vica2"):
-        made[name] = folder / name
-        load.to_native(GOLDENS / name / "checkpoint", made[name])
-    return made
+def native(vica: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recorded ViCA checkpoint, converted."""
+    target = tmp_path_factory.mktemp("native") / "vica"
+    load.to_native(vica, target)
+    return target
 
 
 @pytest.fixture(scope="session")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two seconds of a moving bar, 96 x 64."""
-    return write_video(tmp_path_factory.mktemp("video") / "bar.mp4", 20)
+    """24 frames of a moving bar at 10 per second."""
+    return write_video(tmp_path_factory.mktemp("video") / "bar.mp4", 24)
 
 
-def write_video(path: Path, frames: int, rate: int = 10) -> Path:
-    """An h264 file in which a bright bar moves over a changing ground."""
-    with av.open(str(path), "w") as file:
+def write_video(path: Path, frames: int, rate: int = 10, **options: str) -> Path:
+    """An h264 file of ``pictures``; ``options`` are the container's."""
+    with av.open(str(path), "w", options=options) as file:
         stream = file.add_stream("libx264", rate=Fraction(rate))
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        file.start_encoding()
         for picture in pictures(frames):
             file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        file.mux(stream.encode())
+        if frames:
+            file.mux(stream.encode())
     return path
 
 
 def pictures(count: int) -> np.ndarray:
-    """uint8 ``[count, 64, 96, 3]``."""
+    """A bright bar that moves over a changing ground, uint8 ``[count, 64, 96, 3]``."""
     frames = np.empty((count, 64, 96, 3), np.uint8)
     for i, frame in enumerate(frames):
         frame[:] = (7 * i % 200, 90, 160 - 5 * i % 160)
@@ -140,16 +160,11 @@ def pictures(count: int) -> np.ndarray:
     return frames
 
 
-@pytest.fixture
-def copy(tmp_path: Path) -> Iterator[Callable[..., Path]]:
-    """Copy a golden checkpoint, its config.json changed by keywords."""
-
-    def make(source: Path, name: str = "checkpoint", **config: object) -> Path:
-        folder = shutil.copytree(source, tmp_path / name)
-        edit_json(folder / "config.json", **config)
-        return folder
-
-    return make
+def edited(source: Path, target: Path, **config: object) -> Path:
+    """A copy of a checkpoint with other values in its config.json."""
+    shutil.copytree(source, target)
+    edit_json(target / "config.json", **config)
+    return target
 
 
 def edit_json(path: Path, **changes: object) -> None:

@@ -8,7 +8,7 @@ compared: names, sizes and the number of cases are read from the files.
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,37 +85,63 @@ def check_golden_folder(folder: str | Path) -> Path:
 def verify_golden(
     assistant: Assistant,
     folder: str | Path,
-    progress: Callable[[str], None] = lambda _: None,
-) -> list[Row]:
-    """Compare every case of a golden folder with its checkpoint loaded in float32.
+    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+    files: Collection[str] | None = None,
+) -> tuple[list[Row], list[str]]:
+    """Compare the cases of a golden folder with its checkpoint loaded in float32.
+
+    ``files`` limits the comparison to some of ``CASES``. ``progress`` is told how many
+    cases of how many are done and which one is next. Returns the rows, and notes on
+    what was recorded but not compared.
 
     Raises:
       GoldenError: the folder lacks a checkpoint or holds no case.
     """
     check_golden_folder(folder)
     folder = Path(folder)
+    names = [name for name in CASES if files is None or name in files]
+    notes = [f"{name}: not there" for name in names if not (folder / name).is_file()]
+    records = {
+        name: _read(folder / name) for name in names if (folder / name).is_file()
+    }
+    total = sum(_count_cases(record) for record in records.values())
     rows: list[Row] = []
-    for name, run in CASES.items():
-        if not (folder / name).is_file():
-            progress(f"{name}: not there, skipped")
-            continue
-        progress(name)
+    seen: set[tuple[str, str]] = set()
+    for name, record in records.items():
         try:
-            if name.endswith(".json"):
-                record = json.loads((folder / name).read_text())
-            else:
-                with np.load(folder / name, allow_pickle=False) as file:
-                    record = {key: file[key] for key in file.files}
-        except (ValueError, OSError) as error:
-            raise GoldenError(f"{folder / name}: cannot be read: {error}") from error
-        record = Record(record)
-        try:
-            rows.extend(run(assistant, record))
+            for row in CASES[name](assistant, record):
+                rows.append(row)
+                if (name, row.case) not in seen:
+                    seen.add((name, row.case))
+                    done = min(len(seen) - 1, total)
+                    progress(done, total, f"{name} {row.case}")
         except KeyError as error:
             raise GoldenError(f"{folder / name}: the key {error} is missing") from error
         if left := sorted(record.keys() - record.used):
-            progress(f"{name}: recorded but not compared: {', '.join(left)}")
-    return rows
+            notes.append(f"{name}: recorded but not compared: {', '.join(left)}")
+    progress(total, total, "done")
+    return rows, notes
+
+
+def _read(path: Path) -> Record:
+    try:
+        if path.suffix == ".json":
+            return Record(json.loads(path.read_text()))
+        with np.load(path, allow_pickle=False) as file:
+            return Record({key: file[key] for key in file.files})
+    except (ValueError, OSError) as error:
+        raise GoldenError(f"{path}: cannot be read: {error}") from error
+
+
+def _count_cases(record: Record) -> int:
+    """Cases as ``Row.case`` names them: prompts, image variants, a batch, lists."""
+    cases = {
+        key.split(".")[0] for key in record if key.endswith((".prompt", ".gen_ids"))
+    }
+    cases -= {"batch_left", "batch_right"}
+    batch = any(key.startswith("batch_left.") for key in record)
+    lists = sum(len(v) for v in record.values() if isinstance(v, list))
+    return len(cases) + batch + lists
 
 
 def compare_tokens(
