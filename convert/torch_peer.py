@@ -116,7 +116,8 @@ def qwen2_layer(cfg: Qwen2Config, tensors: Tensors) -> "torch.nn.Module":
 
     def make():
         model = Qwen2Model(_qwen2_config(cfg, depth=1, vocab_size=1))
-        model.embed_tokens = model.norm = torch.nn.Identity()
+        for name in ("embed_tokens", "norm"):
+            model.register_module(name, torch.nn.Identity())
         return model
 
     return _load(make, {f"layers.0.{name}": x for name, x in tensors.items()})
@@ -234,7 +235,8 @@ def config(cfg: SiglipConfig | HieraConfig | Qwen2Config) -> Any:
 def _siglip_config(cfg: SiglipConfig) -> Any:
     from transformers import SiglipVisionConfig
 
-    return SiglipVisionConfig(
+    return _eager(
+        SiglipVisionConfig,
         hidden_size=cfg.width,
         intermediate_size=cfg.mlp_dim,
         num_hidden_layers=cfg.depth,
@@ -244,14 +246,14 @@ def _siglip_config(cfg: SiglipConfig) -> Any:
         hidden_act="gelu_pytorch_tanh",
         layer_norm_eps=cfg.norm_eps,
         vision_use_head=False,
-        attn_implementation="eager",
     )
 
 
 def _hiera_config(cfg: HieraConfig) -> Any:
     from transformers.models.sam2.configuration_sam2 import Sam2HieraDetConfig
 
-    return Sam2HieraDetConfig(
+    return _eager(
+        Sam2HieraDetConfig,
         hidden_size=cfg.width,
         num_attention_heads=cfg.num_heads,
         image_size=[cfg.image_size] * 2,
@@ -267,14 +269,14 @@ def _hiera_config(cfg: HieraConfig) -> Any:
         mlp_ratio=cfg.mlp_ratio,
         hidden_act="gelu",
         layer_norm_eps=cfg.norm_eps,
-        attn_implementation="eager",
     )
 
 
 def _qwen2_config(cfg: Qwen2Config, **changed: int) -> Any:
     from transformers import Qwen2Config as Config
 
-    return Config(
+    return _eager(
+        Config,
         vocab_size=changed.get("vocab_size", cfg.vocab_size),
         hidden_size=cfg.width,
         intermediate_size=cfg.mlp_dim,
@@ -285,5 +287,9 @@ def _qwen2_config(cfg: Qwen2Config, **changed: int) -> Any:
         rms_norm_eps=cfg.norm_eps,
         rope_parameters={"rope_type": "default", "rope_theta": cfg.rope_theta},
         tie_word_embeddings=cfg.tie_embeddings,
-        attn_implementation="eager",
     )
+
+
+def _eager(kind: Any, **fields: Any) -> Any:
+    """A config whose models use the plain attention: exact, and the same everywhere."""
+    return kind(**fields, attn_implementation="eager")
