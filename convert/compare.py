@@ -49,8 +49,8 @@ def compare(
       differs and ``max_rel`` is below 1e-4.
 
     Raises:
-      InputError: one of them is not a checkpoint, they are not of the same sizes, or
-        torch is not installed.
+      InputError: one of them is not a checkpoint or holds NaN, they are not of the same
+        sizes, or torch is not installed.
     """
     manifest, source = read_manifest(native), open_folder(hf)
     _check_same_model(Path(native), manifest, source)
@@ -107,7 +107,7 @@ def _compare_part(
 ) -> dict[str, Any]:
     tensors, params, differing = {}, {}, []
     for row in rows:
-        leaf = leaves.pop(row.native)
+        leaf = check_finite(row.native, leaves.pop(row.native))
         theirs = check_finite(row.hf, read(row.hf)).astype(leaf.dtype, copy=False)
         if not np.array_equal(_bits(row.op.forward(theirs)), _bits(leaf)):
             differing.append(row.hf)

@@ -10,7 +10,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,15 @@ from tqdm import tqdm
 from convert.adapter import Adapter, open_adapter
 from convert.hf_config import fresh_hf, from_hf, vica2_from_llava
 from convert.hf_config import to_hf as config_to_hf
-from convert.ops import contiguous
+from convert.ops import Widened, contiguous, widened
 from convert.projectors import hiera_projector_rows
-from convert.rules import Row, invert_lazily, nest
+from convert.rules import LazyTensor, Row, invert_lazily, nest
 from convert.safetensors_io import read_json, source_hashes, write_json, write_sharded
 from convert.vica import model_rows, open_folder
 from vica_jax.checkpoint import (
     CheckpointError,
     CheckpointWriter,
+    Manifest,
     is_checkpoint,
     iter_leaves,
     read_manifest,
@@ -194,7 +195,8 @@ def to_native(
     generation_config = _generation_config(Path(source))
     if isinstance(config, VicaConfig):
         _tokenizer(Path(source), config)
-    leaves: Iterable[tuple[str, np.ndarray]] = folder.tensors(dtype)
+    widen = dtype == "float32"
+    leaves: Iterable[tuple[str, Any]] = folder.tensors(None if widen else dtype)
     rows, checkpoints = list(folder.rows), {"": folder.checkpoint}
     like = dtype or str(folder.checkpoint.dtype(folder.rows[0].hf))
     if hiera is not None:
@@ -207,7 +209,9 @@ def to_native(
         rows += [*tower.rows, *fresh]
         checkpoints["hiera/"] = tower.checkpoint
         leaves = itertools.chain(
-            leaves, tower.tensors(like), _fresh_projector(fresh, like, seed)
+            leaves,
+            tower.tensors(None if widen else like),
+            _fresh_projector(fresh, like, seed),
         )
         notes.append(f"Hiera projector freshly initialised (Xavier, seed {seed})")
     size = sum(math.prod(row.hf_shape) for row in rows) * jnp.dtype(like).itemsize
@@ -216,7 +220,7 @@ def to_native(
         _bar(leaves, len(rows), "convert", progress) as bar,
     ):
         for name, array in bar:
-            writer.write(name, array)
+            writer.write(name, widened(array) if widen else array)
         if family in MODELS:
             writer.copy_tokenizer(source)
         hashes = {
@@ -328,8 +332,7 @@ def to_hf(
                 assert found == path, (found, path)
                 return array
 
-            items = invert_lazily([rows[p] for p in paths], leaf, dtypes.__getitem__)
-            write_sharded(partial, items)
+            write_sharded(partial, _export(rows, paths, leaf, manifest, dtypes))
         write_json(partial / "config.json", hf_config)
         if manifest.generation_config is not None:
             write_json(partial / "generation_config.json", manifest.generation_config)
@@ -343,6 +346,24 @@ def to_hf(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return notes
+
+
+def _export(
+    rows: Mapping[str, Row],
+    paths: Sequence[str],
+    leaf: Callable[[str], np.ndarray],
+    manifest: Manifest,
+    dtypes: Mapping[str, str],
+) -> Iterator[LazyTensor]:
+    """HF tensors in the order of ``paths``; wider dtypes are made while writing."""
+    for path in paths:
+        widen = dtypes[path] == "float32"
+        dtype = manifest.leaves[path].dtype if widen else dtypes[path]
+        (item,) = invert_lazily([rows[path]], leaf, dtype)
+        if widen:
+            made = lambda item=item: widened(item.values())
+            item = item._replace(dtype=Widened.dtype, values=made)
+        yield item
 
 
 # ----------------------------------------------------------------- inspection

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from convert.ops import contiguous
+from convert.ops import Widened, contiguous
 from vica_jax.errors import InputError
 
 CONFIG = "config.json"
@@ -411,15 +411,17 @@ def _write_file(path: Path, entries: list[Entry], metadata: dict[str, str]) -> N
 
 
 def _write_values(file: BinaryIO, entry: Entry) -> None:
-    values = np.asarray(entry.values() if callable(entry.values) else entry.values)
+    values: Any = entry.values() if callable(entry.values) else entry.values
+    if not isinstance(values, Widened):
+        values = np.asarray(values)
     if values.shape != entry.shape or values.dtype != entry.dtype:
         raise CheckpointError(
             f"tensor {entry.name}: announced as {entry.dtype}{list(entry.shape)}, got "
             f"{values.dtype}{list(values.shape)}"
         )
-    if not values.size:
+    if not values.nbytes:
         return
-    rows = values.reshape(1) if values.ndim == 0 else values
+    rows = values if values.ndim else np.asarray(values).reshape(1)
     step = max(1, SLAB * len(rows) // values.nbytes)
     for start in range(0, len(rows), step):
         part = contiguous(rows[start : start + step])

@@ -11,13 +11,12 @@ from vica_jax.errors import InputError
 
 def run(main: Callable[[], None], required: Sequence[str] = ()) -> None:
     """Parse flags, call ``main()``, turn bad input into ``error: ...``, exit 1."""
-    for name in required:
-        flags.mark_flag_as_required(name)
-
     def checked(argv: Sequence[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # jax looks for every backend aloud
         if len(argv) > 1:
             fail(f"unexpected argument {argv[1]!r}; every option is a --flag")
+        if missing := [f"--{name}" for name in required if not flags.FLAGS[name].value]:
+            fail(f"{missing[0]} is missing or empty; --help lists the flags")
         signal.signal(signal.SIGTERM, _terminate)
         try:
             main()

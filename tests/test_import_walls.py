@@ -180,7 +180,7 @@ WRONG = [
     ("convert.qwen2", "import vica_jax.decode.assistant"),
     ("convert.qwen2", "import jax"),
     ("convert.load", "import vica_jax.decode.generate"),
-    ("convert.load", "import vica_jax.data.tokenizer"),
+    ("convert.load", "import vica_jax.data.pixels"),
     ("configs.common", "import vica_jax.train.loop"),
     ("scripts.generate", "import torch"),
 ]

@@ -46,11 +46,12 @@ def bilinear_taps(size: int, out: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
     """Two-tap bilinear resize along one side (no antialias, corners not aligned).
 
     Returns ``lower int32[out]``, ``upper int32[out]`` and ``weight float32[out]`` of
-    the upper tap, computed in float32 as torch's ``interpolate(mode="bilinear")``.
+    the upper tap, rounded as torch's ``interpolate(mode="bilinear")`` does in float32
+    with fused multiply-add: once, after product and difference.
     """
-    scale = np.float32(size) / np.float32(out)
-    centre = (np.arange(out, dtype=np.float32) + np.float32(0.5)) * scale
-    source = np.maximum(centre - np.float32(0.5), np.float32(0))
+    scale = np.float64(np.float32(size) / np.float32(out))
+    centre = scale * (np.arange(out) + 0.5) - 0.5
+    source = np.maximum(centre.astype(np.float32), np.float32(0))
     lower = np.minimum(source.astype(np.int32), size - 1)
     upper = np.minimum(lower + 1, size - 1)
     return lower, upper, (source - lower).astype(np.float32)
@@ -105,6 +106,7 @@ class VisualLayout:
     hiera_patch_stride: int = 4
     hiera_num_stages: int = 4
     hiera_num_pools: int = 3
+    hiera_pool: int = 2
     frame_stride: int = 2
     output_stage: int = 4
     pool_stride: int = 2
@@ -147,7 +149,11 @@ class VisualLayout:
         """Side of Hiera's token grid at the chosen stage (32 at 1024 pixels)."""
         assert self.hiera_image_size is not None
         halvings = min(self.output_stage - 1, self.hiera_num_pools)
-        return self.hiera_image_size // self.hiera_patch_stride // 2**halvings
+        return (
+            self.hiera_image_size
+            // self.hiera_patch_stride
+            // self.hiera_pool**halvings
+        )
 
     @property
     def hiera_pooled_grid(self) -> int:

@@ -18,6 +18,7 @@ from convert.ops import (
     SplitHeads,
     Transpose,
     contiguous,
+    widened,
 )
 from convert.rules import (
     AuditError,
@@ -301,3 +302,14 @@ def test_the_stream_keeps_no_tensor_alive():
         gc.collect()
         assert made[-1]() is None
     assert len(made) == len(ROWS)
+
+
+def test_widened_reads_as_the_cast_would():
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((7, 5)).astype(ml_dtypes.bfloat16).T
+    wide = widened(values)
+    assert (wide.shape, wide.dtype, wide.nbytes) == ((5, 7), np.float32, 140)
+    np.testing.assert_array_equal(wide[1:3], values[1:3].astype(np.float32))
+    np.testing.assert_array_equal(np.asarray(wide), values.astype(np.float32))
+    own = np.ones(3, np.float32)
+    assert widened(own) is own

@@ -12,23 +12,26 @@ from convert import load
 GOLDENS = Path(__file__).parents[1] / "goldens"
 
 
-@functools.cache
-def _loaded(real: Callable, folder: str, dtype: str | None):
-    return real(folder, dtype=dtype)
-
-
-@pytest.fixture
-def generate(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+@pytest.fixture(scope="session")
+def generate() -> Callable[..., Result]:
     """``scripts.generate`` with assistants that stay loaded between the tests."""
     real = load.load_assistant
+
+    @functools.cache
+    def loaded(folder: str, dtype: str | None):
+        return real(folder, dtype=dtype)
 
     def cached(folder, *, dtype=None, adapter=None, mesh=None, progress=False):
         if adapter or mesh:
             return real(folder, dtype=dtype, adapter=adapter, mesh=mesh)
-        return _loaded(real, str(folder), dtype)
+        return loaded(str(folder), dtype)
 
-    monkeypatch.setattr(load, "load_assistant", cached)
-    return functools.partial(run, "generate")
+    def call(*args: object, **options: object) -> Result:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(load, "load_assistant", cached)
+            return run("generate", *args, **options)
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -205,6 +205,7 @@ def make_layout(
             "hiera_patch_stride": hiera.patch_stride,
             "hiera_num_stages": len(hiera.depths),
             "hiera_num_pools": hiera.num_pools,
+            "hiera_pool": hiera.pool,
         }
     return VisualLayout(
         siglip_image_size=siglip.image_size,
