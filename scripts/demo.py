@@ -70,8 +70,13 @@ def main() -> None:
         to_native(GOLDEN / "checkpoint", native)
     with step("load it"):
         assistant = load_assistant(native, dtype="float32")
-    with step("compare with outputs recorded from PyTorch (compiles; a minute)"):
-        rows, _ = verify_golden(assistant, GOLDEN, files=["video_case.npz"])
+    with step("compare with outputs recorded from PyTorch"):
+
+        def progress(done: int, total: int, what: str) -> None:
+            print(f"\r[ ] compared {done} of {total} cases", end="", flush=True)
+
+        files = ["video_case.npz"]
+        rows, _ = verify_golden(assistant, GOLDEN, progress, files)
     worst = max((r for r in rows if r.quantity == "logits"), key=lambda r: r.error)
     tokens = [row for row in rows if row.quantity.startswith("gen_ids")]
     same = sum(row.ok for row in tokens)

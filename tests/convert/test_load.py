@@ -321,10 +321,10 @@ def test_an_assembled_checkpoint_answers(tmp_path):
     assistant = load_assistant(tmp_path / "init", dtype="float32")
     frames = np.random.default_rng(0).integers(0, 256, (8, 64, 96, 3), np.uint8)
     answer = assistant.answer(
-        frames, "How many?", num_frames=8, source_fps=2.0, max_new_tokens=4
+        frames, "How many?", num_frames=8, source_fps=2.0, max_new_tokens=1
     )
     assert answer.tokens["hiera"] == 4 * 2 * 3
-    assert len(answer.token_ids) == 4 or answer.finish == "eos"
+    assert len(answer.token_ids) == 1
 
 
 def test_another_seed_is_another_projector(assembled, tmp_path):

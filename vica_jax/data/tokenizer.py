@@ -38,6 +38,8 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Any:
             f"{path}: no tokenizer here (neither tokenizer.json nor vocab.json); "
             "copy the tokenizer files of the original checkpoint into the folder"
         )
+    # It advises on a missing torch, which nothing here needs.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers import AutoTokenizer, PreTrainedConfig
 
     try:
