@@ -23,9 +23,10 @@ flags.DEFINE_integer("seed", 0, "seed of the fresh Hiera projector")
 
 
 def main() -> None:
-    from convert.load import resolve, to_hf, to_native
+    from convert.load import check_target, resolve, to_hf, to_native
     from vica_jax.checkpoint import is_checkpoint
 
+    check_target(FLAGS.target)  # before a download
     source = resolve(FLAGS.source)
     if FLAGS.to == "hf":
         if FLAGS.hiera:
