@@ -43,7 +43,7 @@ TINY2, TINY = (
     for name in ("tiny-vica2", "tiny-vica")
 )
 SECTIONS = ("siglip_config", "hiera_config")
-DROP = object()
+DROP = type("Missing", (), {"__repr__": lambda self: "missing"})()
 # The keys of the published 7B folders that say something about the model.
 VICA2 = {
     "architectures": ["VicaQwenForCausalLM"],
