@@ -28,7 +28,7 @@ demo: $(READY) ## the main job on a small model: convert, check parity, ask a vi
 	$(BIN) -m scripts.demo
 
 test: $(READY) ## the tests, without the slow ones and those against torch
-	$(PYTEST) -n $(JOBS) -m "not slow and not parity"
+	$(PYTEST) -n $(JOBS) --dist loadfile -m "not slow and not parity"
 ifneq ($(MULTI_DEVICE),)
 	$(EIGHT_DEVICES) $(PYTEST) tests/multi_device -m "not slow and not parity"
 endif

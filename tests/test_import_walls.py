@@ -25,7 +25,9 @@ MAY_IMPORT = {
     "sharding": "typing layout",
     "models": "typing layout sharding models",
     "config": "typing layout models.config models.variants",
-    "checkpoint": "typing layout sharding config checkpoint models.config models.variants",
+    "checkpoint": (
+        "typing layout sharding config checkpoint models.config models.variants"
+    ),
     "data": "typing layout data",
     "decode": "typing layout sharding config checkpoint models decode",
     "decode.assistant": "typing layout sharding config checkpoint models decode data",

@@ -160,7 +160,6 @@ def test_a_token_ratio_holds_or_is_refused(
             VICA2.with_token_ratio(num_hiera, stage, pool, num_frames=frames)
         return
     layout = VICA2.with_token_ratio(num_hiera, stage, pool, num_frames=frames)
-    assert layout.num_frames == frames
     assert layout.num_hiera_frames(frames) == num_hiera
     assert layout.video_tokens(frames) == total
 
@@ -363,5 +362,22 @@ def test_too_many_frames():
 
 
 def test_an_image_too_elongated_for_a_single_token():
-    with pytest.raises(LayoutError, match="4000x10 pixels is too elongated"):
-        VisualLayout(siglip_image_size=28).anyres((4000, 10))
+    layout = VisualLayout(
+        siglip_image_size=42, grid_pinpoints_wh=((2100, 42),), max_tiles=1
+    )
+    with pytest.raises(LayoutError, match="4000x30 pixels is too elongated"):
+        layout.anyres((4000, 30))
+
+
+def test_an_empty_tile_map_is_left_empty():
+    """Very elongated images: base and Hiera tokens remain, as in the reference."""
+    layout = VisualLayout(siglip_image_size=56, siglip_patch_size=14)
+    plan = layout.anyres((400, 1))
+    assert 0 in plan.final_hw
+    rows = layout.anyres_rows(
+        layout.bank(views=7), (400, 1), view=0, hiera_image=0, resampled=0
+    ).rows
+    height, width = plan.final_hw
+    assert (
+        len(rows) == 16 + height * (width + 1) == layout.anyres_image_tokens((400, 1))
+    )

@@ -199,8 +199,8 @@ class VisualLayout:
                 f"{num_frames} frames make {total:,} visual tokens "
                 f"({self.siglip_video_tokens(num_frames):,} SigLIP + "
                 f"{self.hiera_video_tokens(num_frames):,} Hiera), past the context "
-                f"length of {self.context_length:,}: take fewer frames, a larger "
-                "pool_stride or a smaller N_hiera"
+                f"length of {self.context_length:,}: take fewer frames"
+                + (", a larger pool_stride or a smaller N_hiera" * self.has_hiera)
             )
 
     # ---------------------------------------------------------- token ratio
@@ -227,7 +227,6 @@ class VisualLayout:
                 frame_stride=frames // num_hiera,
                 output_stage=stage,
                 pool_stride=pool,
-                num_frames=frames,
             )
             changed.check_video(frames)
         except LayoutError as error:
@@ -257,7 +256,8 @@ class VisualLayout:
         _, _, h, w = crop
         times = math.sqrt(h * w / (self.max_tiles * self.siglip_grid**2))
         final = (int(h // times), int(w // times)) if times > 1.1 else (h, w)
-        if min(final) < 1:
+        # An empty map is fine (base and Hiera tokens remain) where it need not shrink.
+        if times > 1.1 and min(final) < 1:
             raise LayoutError(
                 f"an image of {width}x{height} pixels is too elongated: its tile map "
                 f"of {h}x{w} tokens shrinks to {final[0]}x{final[1]}"

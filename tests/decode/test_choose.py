@@ -93,7 +93,16 @@ def test_a_low_temperature_is_greedy():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"temperature": -1.0}, {"top_k": -2}, {"top_p": 0.0}, {"top_p": 1.5}]
+    "bad",
+    [
+        {"temperature": -1.0},
+        {"temperature": float("nan")},
+        {"temperature": float("inf")},
+        {"repetition_penalty": float("nan")},
+        {"top_k": -2},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+    ],
 )
 def test_impossible_sampling_is_refused(bad):
     with pytest.raises(InputError, match=next(iter(bad))):

@@ -46,6 +46,13 @@ def is_image_file(path: str | os.PathLike[str]) -> bool:
     return Path(path).suffix.lower() in IMAGE_SUFFIXES
 
 
+def is_video(source: Any) -> bool:
+    """Whether ``open_media`` would read a source frame by frame."""
+    if isinstance(source, np.ndarray):
+        return source.ndim != 3
+    return isinstance(source, str | os.PathLike) and not is_image_file(source)
+
+
 def open_media(
     source: Any,
     *,
@@ -74,7 +81,7 @@ def open_media(
         return Images((open_image(source),))
     if isinstance(source, str | os.PathLike) and is_image_file(source):
         return Images((open_image(source),))
-    if isinstance(source, str | os.PathLike | np.ndarray):
+    if is_video(source):
         clip = read_video(
             source, num_frames=num_frames, fps=fps, source_fps=source_fps, reader=reader
         )

@@ -29,7 +29,7 @@ from vica_jax.data.example import (
     image_medium,
     video_medium,
 )
-from vica_jax.data.media import Images, Media, Video, open_media
+from vica_jax.data.media import Images, Media, Video, is_video, open_media
 from vica_jax.data.tokenizer import Tokenizer, load_tokenizer, stream_text
 from vica_jax.data.video import time_instruction
 from vica_jax.decode.generate import (
@@ -267,7 +267,7 @@ class Assistant:
         )
         length = batch["tokens"].shape[1] + -(-room // CACHE_BUCKET) * CACHE_BUCKET
         seconds: dict[str, float] = {}
-        smaller = _smaller_setting(settings, len(questions))
+        smaller = _smaller_setting(settings, len(questions), "frames" in batch)
         with self._on_mesh():
             with _step("encode", seconds), memory_named("the vision encoders", smaller):
                 bank = encode(model, self.params, media_of(batch))
@@ -309,6 +309,8 @@ class Assistant:
         """Read media, build the prompt, check its length."""
         layout, seconds = cfg.layout, {}
         with _step("read", seconds):
+            if settings.fps is None and is_video(source):
+                layout.check_video(settings.num_frames)  # before frames fill the memory
             media = open_media(
                 source,
                 num_frames=settings.num_frames,
@@ -464,9 +466,9 @@ def memory_named(part: str, smaller: str) -> Iterator[None]:
         ) from error
 
 
-def _smaller_setting(settings: AnswerSettings, rows: int) -> str:
+def _smaller_setting(settings: AnswerSettings, rows: int, video: bool) -> str:
     if rows > 1:
         return f"a batch of {rows // 2} instead of {rows}"
-    if settings.num_frames > 1:
+    if video and settings.num_frames > 1:
         return f"--frames={settings.num_frames // 2} instead of {settings.num_frames}"
     return "--dtype=bfloat16 or a mesh of more devices"

@@ -98,23 +98,29 @@ def _names(record: dict[str, Any], field: str) -> list[str]:
 
 # ---------------------------------------------------------------------- videos
 def video_cases(assistant: Assistant, record: dict[str, Any]) -> Iterator[Row]:
-    subject = Subject(assistant)
+    subjects: dict[bool | None, Subject] = {None: Subject(assistant)}
     examples: dict[str, Example] = {}
     for case in _names(record, "frames"):
         frames = record[f"{case}.frames"]
         chunks, rows = _chunks(assistant, case, record)
         yield from rows
         yield from _compare_sampling(case, record, len(frames))
-        medium = video_medium(frames, subject.layout)
-        examples[case] = Example(chunks=chunks, media=[medium])
-        yield from _compare_siglip(subject, case, medium, record)
-        if medium.raw is not None:
-            yield from _compare_hiera(subject, case, medium, record)
-        yield from _compare_sequence(subject, case, examples[case], record, [case])
-        yield from compare_tokens(subject, case, [examples[case]], record, case, None)
+        medium = video_medium(frames, assistant.cfg.layout)
+        example = examples[case] = Example(chunks=chunks, media=[medium])
+        yield from _compare_siglip(subjects[None], case, medium, record)
+        for variant, subject in _variants(assistant, subjects, record, case):
+            if medium.raw is not None:
+                yield from _compare_hiera(subject, case, medium, record, variant)
+            group = f"{case}{variant}"
+            yield from _compare_sequence(
+                subject, case, example, record, [group], variant
+            )
+            yield from compare_tokens(subject, group, [example], record, group, None)
     if any(key.startswith("batch_left.") for key in record):
         rows_of = [examples[case] for case in sorted(examples)]
-        yield from compare_tokens(subject, "batch", rows_of, record, "batch_left", None)
+        yield from compare_tokens(
+            subjects[None], "batch", rows_of, record, "batch_left", None
+        )
 
 
 def _compare_sampling(
@@ -167,22 +173,28 @@ def _compare_siglip(
 
 
 def _compare_hiera(
-    subject: Subject, case: str, medium: Medium, record: dict[str, Any]
+    subject: Subject,
+    case: str,
+    medium: Medium,
+    record: dict[str, Any],
+    variant: str,
 ) -> Iterator[Row]:
     assert medium.raw is not None
     layout = subject.layout
     pixels, inner = subject.hiera(medium.raw)
-    yield from _compare_hiera_pixels(case, pixels, record, "")
+    yield from _compare_hiera_pixels(case, pixels, record, variant)
     stages = {
         int(name[5:]): np.asarray(value[0])
         for name, value in inner["blocks"].items()
         if name.startswith("stage")
     }
     for stage, value in sorted(stages.items()):
-        key = f"{case}.hiera_stage{stage}"
+        key = f"{case}.hiera_stage{stage}{variant}"
         if key in record:
             ours = nchw(value)[: len(record[key])]
-            yield close(case, f"hiera_stage{stage}", ours, record[key], FEATURES)
+            yield close(
+                case, f"hiera_stage{stage}{variant}", ours, record[key], FEATURES
+            )
     if f"{case}.hiera_pos_embed" in record:
         ours = np.asarray(inner["positions"][0])[None]
         recorded = record[f"{case}.hiera_pos_embed"]
@@ -205,8 +217,9 @@ def _compare_hiera(
         "hiera_tokens": _with_newlines(pooled, newline),
     }
     for name, value in ours.items():
-        if f"{case}.{name}" in record:
-            yield close(case, name, value, record[f"{case}.{name}"], FEATURES)
+        if f"{case}.{name}{variant}" in record:
+            recorded = record[f"{case}.{name}{variant}"]
+            yield close(case, f"{name}{variant}", value, recorded, FEATURES)
 
 
 def _compare_hiera_pixels(
@@ -277,12 +290,7 @@ def image_cases(assistant: Assistant, record: dict[str, Any]) -> Iterator[Row]:
         yield from rows
         pixels = record.get(f"{case}.siglip_pixel_values")
         padded = pixels is not None and pixels.ndim == 3
-        variants = [v for v in ("_noaa", "_aa") if _has_variant(record, case, v)]
-        for variant in variants or [""]:
-            antialias = {"": None, "_noaa": False, "_aa": True}[variant]
-            if assistant.cfg.hiera is None:
-                antialias = None
-            subject = subjects.setdefault(antialias, Subject(assistant, antialias))
+        for variant, subject in _variants(assistant, subjects, record, case):
             mode = "padded" if padded else "anyres"
             medium = image_medium(image, subject.layout, mode)
             example = Example(chunks=chunks, media=[medium])
@@ -297,8 +305,25 @@ def image_cases(assistant: Assistant, record: dict[str, Any]) -> Iterator[Row]:
             yield from compare_tokens(subject, group, [example], record, group, None)
 
 
-def _has_variant(record: dict[str, Any], case: str, variant: str) -> bool:
-    return any(key.startswith(f"{case}{variant}.") for key in record)
+def _variants(
+    assistant: Assistant,
+    subjects: dict[bool | None, Subject],
+    record: dict[str, Any],
+    case: str,
+) -> Iterator[tuple[str, Subject]]:
+    """Hiera resizes a case was recorded with; ("", ...) where they do not differ."""
+    found = [
+        variant
+        for variant in ("_noaa", "_aa")
+        if any(key.startswith(f"{case}{variant}.") for key in record)
+    ]
+    for variant in found or [""]:
+        antialias = {"": None, "_noaa": False, "_aa": True}[variant]
+        if assistant.cfg.hiera is None:
+            antialias = None
+        if antialias not in subjects:
+            subjects[antialias] = Subject(assistant, antialias)
+        yield variant, subjects[antialias]
 
 
 def _compare_views(

@@ -38,10 +38,28 @@ def resize_frames(
     return jax.vmap(one)(frames, sizes)
 
 
+def _scaled_centres(
+    size: jax.Array, out: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """``size / out`` in float32, and its products with 0.5, 1.5, ... as exact sums.
+
+    torch divides once and rounds each product once; XLA multiplies by the reciprocal of
+    a constant and may or may not fuse what follows. A divisor it cannot see makes the
+    division true, and the scale split after its 12th bit makes both products exact:
+    their sum is then the same with and without fusing. A last bit here is 1e-4 in a
+    pixel of a large frame.
+    """
+    divisor = jnp.where(size > 0, jnp.float32(out), 1.0)
+    scale = size.astype(jnp.float32) / divisor
+    bits = jax.lax.bitcast_convert_type(scale, jnp.uint32) & jnp.uint32(0xFFFFF000)
+    upper = jax.lax.bitcast_convert_type(bits, jnp.float32)
+    centre = jnp.arange(out, dtype=jnp.float32) + 0.5
+    return scale, upper * centre, (scale - upper) * centre
+
+
 def _two_taps(x: jax.Array, size: jax.Array, out: int) -> jax.Array:
-    scale = size.astype(jnp.float32) / jnp.float32(out)
-    source = (jnp.arange(out, dtype=jnp.float32) + 0.5) * scale - 0.5
-    source = jnp.maximum(source, 0.0)
+    _, coarse, fine = _scaled_centres(size, out)
+    source = jnp.maximum((coarse - 0.5) + fine, 0.0)
     lower = jnp.minimum(source.astype(jnp.int32), size - 1)
     upper = jnp.minimum(lower + 1, size - 1)
     weight = (source - lower).reshape(-1, *[1] * (x.ndim - 1))
@@ -49,9 +67,9 @@ def _two_taps(x: jax.Array, size: jax.Array, out: int) -> jax.Array:
 
 
 def _antialiased(x: jax.Array, size: jax.Array, out: int) -> jax.Array:
-    scale = size.astype(jnp.float32) / jnp.float32(out)
+    scale, coarse, fine = _scaled_centres(size, out)
     support = jnp.maximum(scale, 1.0)
-    centre = (jnp.arange(out, dtype=jnp.float32) + 0.5) * scale
+    centre = coarse + fine
     tap = jnp.arange(x.shape[0], dtype=jnp.float32) + 0.5
     distance = jnp.abs(tap[None] - centre[:, None]) / support
     weights = jnp.maximum(1.0 - distance, 0.0)
