@@ -5,6 +5,7 @@ HF folder -> native, native -> HF, either of them -> Assistant, straight into sh
 Tensors pass one at a time.
 """
 
+import contextlib
 import itertools
 import math
 import os
@@ -221,6 +222,7 @@ def to_native(
     ):
         for name, array in bar:
             writer.write(name, widened(array) if widen else array)
+            del array  # not two tensors at a time
         if family in MODELS:
             writer.copy_tokenizer(source)
         hashes = {
@@ -273,10 +275,25 @@ def check_target(target: str | os.PathLike) -> None:
         )
 
 
-def _bar(items: Iterable, total: int, what: str, progress: bool) -> tqdm:
-    """A progress bar, on terminals only: a log keeps notes and errors."""
+@contextlib.contextmanager
+def _bar(
+    items: Iterable, total: int, what: str, progress: bool
+) -> Iterator[Iterator[Any]]:
+    """``items`` under a progress bar, on terminals only: a log keeps notes and errors.
+
+    tqdm's own iterator holds an item while it fetches the next: two embeddings.
+    """
     off = None if progress else True
-    return tqdm(items, total=total, desc=what, unit="tensor", disable=off)
+
+    def counted() -> Iterator[Any]:
+        source = iter(items)
+        with contextlib.suppress(StopIteration):
+            while True:
+                yield next(source)
+                bar.update()
+
+    with tqdm(total=total, desc=what, unit="tensor", disable=off) as bar:
+        yield counted()
 
 
 # ---------------------------------------------------------------- native -> HF
@@ -320,15 +337,14 @@ def to_hf(
     size = {name: jnp.dtype(name).itemsize for name in dtypes.values()}
     paths = sorted(dtypes, key=lambda path: (-size[dtypes[path]], dtypes[path]))
     groups = [list(group) for _, group in itertools.groupby(paths, dtypes.get)]
-    leaves = (leaf for group in groups for leaf in iter_leaves(source, group))
+    leaves = itertools.chain.from_iterable(iter_leaves(source, g) for g in groups)
     partial = target.parent / f".{target.name}.partial-{os.getpid()}"
     try:
         partial.mkdir(parents=True)
         with _bar(leaves, len(rows), "export", progress) as bar:
-            stream = iter(bar)
 
             def leaf(path: str) -> np.ndarray:
-                found, array = next(stream)
+                found, array = next(bar)
                 assert found == path, (found, path)
                 return array
 

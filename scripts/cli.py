@@ -11,6 +11,7 @@ from vica_jax.errors import InputError
 
 def run(main: Callable[[], None], required: Sequence[str] = ()) -> None:
     """Parse flags, call ``main()``, turn bad input into ``error: ...``, exit 1."""
+
     def checked(argv: Sequence[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # jax looks for every backend aloud
         if len(argv) > 1:
