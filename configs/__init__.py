@@ -1,0 +1,1 @@
+"""Entry points of runs: ``get_config(arg)`` files. Training and evaluation add theirs."""

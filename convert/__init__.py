@@ -1,0 +1,1 @@
+"""Checkpoints of the PyTorch reference and ours, converted both ways."""

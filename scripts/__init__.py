@@ -1,0 +1,1 @@
+"""The command lines: flags, one library call, one line of error."""

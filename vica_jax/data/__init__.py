@@ -1,0 +1,1 @@
+"""From files to a ``Batch``: videos, images, prompts. Imports no jax."""

@@ -1,0 +1,1 @@
+"""From a ``Batch`` to text: prefill, decode loop, ``Assistant``."""
