@@ -1,1 +1,1 @@
-"""Entry points of runs: ``get_config(arg)`` files. Training and evaluation add theirs."""
+"""Entry points of runs, ``get_config(arg)`` files: training and evaluation to come."""
