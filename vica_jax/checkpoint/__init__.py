@@ -2,7 +2,7 @@
 
     manifest.json          written last: what the folder is, where every leaf lies
     tokenizer/             the tokenizer's own files, copied
-    params/part-00000/     orbax checkpoints of at most 256 MiB each
+    params/part-00000/     orbax checkpoints of at most 128 MiB each
 
 Orbax holds a second copy of what it saves, so leaves are packed into *parts* of bounded
 size in the order they arrive; a leaf larger than a part is stored as *blocks* of rows,

@@ -12,7 +12,7 @@ import numpy as np
 from vica_jax.checkpoint.manifest import Block, CheckpointError, Leaf, rows_of
 from vica_jax.typing import Params
 
-PART_BYTES = 256 * 2**20
+PART_BYTES = 128 * 2**20
 
 
 def save_part(
