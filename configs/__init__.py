@@ -1,1 +1,5 @@
-"""Entry points of runs, ``get_config(arg)`` files: training and evaluation to come."""
+"""Entry points of runs: ``get_config(arg)`` files, plain values only.
+
+An argument after the file's colon names variants, several joined by commas:
+``configs/vica2_stage3_spatial.py:smoke``, ``...:lora``, ``...:smoke,lora``.
+"""

@@ -284,6 +284,16 @@ def invert_lazily(
         yield LazyTensor(row.hf, row.hf_shape, target, values)
 
 
+def hf_tensors(tree: Mapping[str, Any], rows: Iterable[Row]) -> dict[str, np.ndarray]:
+    """A parameter tree, or a part of one (gradients, say), as HF tensors by name."""
+    leaves = flatten(tree)
+    return {
+        row.hf: np.asarray(row.op.inverse(np.asarray(leaves[row.native])))
+        for row in rows
+        if row.native in leaves
+    }
+
+
 def float_dtype(
     dtype: DTypeLike | None, casts: Sequence[np.dtype] = tuple(CASTS.values())
 ) -> np.dtype | None:

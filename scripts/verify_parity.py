@@ -34,6 +34,7 @@ def golden() -> bool:
     from tqdm import tqdm
 
     from convert.load import load_assistant
+    from scripts.tables import print_rows
     from vica_jax.eval.golden import check_golden_folder, verify_golden
 
     checkpoint = check_golden_folder(FLAGS.golden)
@@ -45,22 +46,8 @@ def golden() -> bool:
             bar.set_postfix_str(what)
 
         rows, notes = verify_golden(assistant, FLAGS.golden, progress)
-    print(f"{'case':<14} {'quantity':<32} {'max error':>10} {'tolerance':>10}")
-    for row in rows:
-        if row.ok and FLAGS.only_failures:
-            continue
-        limit = "-" if row.tolerance is None else f"{row.tolerance:.0e}"
-        limit = "exact" if row.tolerance == 0 else limit
-        error = "equal" if row.tolerance == 0 and row.ok else f"{row.error:.2e}"
-        mark = "" if row.ok else "  FAIL"
-        detail = f"  {row.detail}" if row.detail else ""
-        name = f"{row.case:<14} {row.quantity:<32}"
-        print(f"{name} {error:>10} {limit:>10}{mark}{detail}")
-    bad = sum(not row.ok for row in rows)
-    for note in notes:
-        print(f"note: {note}")
-    print(f"{len(rows)} quantities compared, {bad} past their tolerance")
-    return bad > 0
+    print_rows(rows, notes, FLAGS.only_failures)
+    return any(not row.ok for row in rows)
 
 
 def against() -> bool:

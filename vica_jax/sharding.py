@@ -177,6 +177,15 @@ def param_shardings(shapes: Any, axes: Any, mesh: Mesh) -> Any:
     )
 
 
+def per_device(axis: str, size: int) -> int:
+    """How many of ``size`` entries along a logical axis one device holds."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return size
+    (names,) = spec((axis,), (size,), mesh) or (None,)
+    return size // math.prod(mesh.shape[name] for name in names or ())
+
+
 def on_many_devices() -> bool:
     """Whether tracing happens under a mesh of more than one device."""
     mesh = jax.sharding.get_abstract_mesh()

@@ -31,12 +31,7 @@ def iter_leaves(
       CheckpointError: the manifest (see ``read_manifest``) or a part is damaged, or
         there is no such leaf.
     """
-    manifest = read_manifest(folder)
-    if paths is not None:
-        if absent := [path for path in paths if path not in manifest.leaves]:
-            raise CheckpointError(f"{folder}: no leaf {absent[0]}")
-        chosen = {path: manifest.leaves[path] for path in paths}
-        manifest = replace(manifest, leaves=chosen)
+    manifest = _chosen(folder, paths)
     for path, leaf, blocks in _iter_blocks(Path(folder), manifest):
         yield path, _whole(leaf, blocks)
 
@@ -46,6 +41,7 @@ def restore(
     *,
     shardings: Any = None,
     dtype: Any = None,
+    paths: Collection[str] | None = None,
 ) -> dict[str, Any]:
     """The parameters as a nested dict of jax arrays, placed leaf by leaf.
 
@@ -59,13 +55,14 @@ def restore(
         function ``(path, shape) -> sharding``. None: jax's default device.
       dtype: what floating leaves become: a dtype, or a function ``path -> dtype`` (None
         keeps the leaf's own). Other leaves keep theirs.
+      paths: the leaves to read; None: all.
 
     Raises:
       CheckpointError: a part is missing or damaged, or ``shardings`` has other leaves.
     """
     import jax
 
-    manifest = read_manifest(folder)
+    manifest = _chosen(folder, paths)
     sharding_of = _sharding_function(shardings, manifest, folder)
     params: dict[str, Any] = {}
     for path, leaf, blocks in _iter_blocks(Path(folder), manifest):
@@ -83,6 +80,19 @@ def restore(
         # Host memory stays bounded only if a copy has ended before the next begins.
         params[path] = jax.block_until_ready(array)
     return nest(params)
+
+
+def _chosen(
+    folder: str | os.PathLike[str], paths: Collection[str] | None
+) -> Manifest:
+    """The folder's manifest, cut down to some leaves."""
+    manifest = read_manifest(folder)
+    if paths is None:
+        return manifest
+    if absent := [path for path in paths if path not in manifest.leaves]:
+        raise CheckpointError(f"{folder}: no leaf {absent[0]}")
+    leaves = {path: manifest.leaves[path] for path in paths}
+    return replace(manifest, leaves=leaves)
 
 
 class _Rows(NamedTuple):

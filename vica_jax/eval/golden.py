@@ -85,7 +85,7 @@ def verify_golden(
     names = [name for name in CASES if files is None or name in files]
     notes = [f"{name}: not there" for name in names if not (folder / name).is_file()]
     records = {
-        name: _read(folder / name) for name in names if (folder / name).is_file()
+        name: read_record(folder / name) for name in names if (folder / name).is_file()
     }
     total = sum(_count_cases(record) for record in records.values())
     rows: list[Row] = []
@@ -106,7 +106,12 @@ def verify_golden(
     return rows, notes
 
 
-def _read(path: Path) -> Record:
+def read_record(path: Path) -> Record:
+    """The keys of a recorded .npz or .json.
+
+    Raises:
+      GoldenError: it cannot be read.
+    """
     try:
         if path.suffix == ".json":
             return Record(json.loads(path.read_text()))

@@ -22,6 +22,7 @@ from vica_jax.models.attention import attend
 from vica_jax.models.config import HieraConfig
 from vica_jax.models.layers import LayerNorm, Linear, Mlp, normal, precision_of
 from vica_jax.models.resize import resize_bicubic, resize_frames
+from vica_jax.models.stack import Remat, rematerialised
 from vica_jax.sharding import constrain, declare
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -166,15 +167,17 @@ class Blocks(nn.Module):
 
     cfg: HieraConfig
     num_stages: int
+    remat: Remat = "none"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         c = self.cfg
+        block = rematerialised(Block, self.remat, in_scan=False)
         ends = {sum(c.depths[: s + 1]) - 1: s + 1 for s in range(len(c.depths))}
         depth = sum(c.depths if self.is_initializing() else c.depths[: self.num_stages])
         output = x
         for index in range(depth):
-            x = Block(c, index, name=str(index))(x)
+            x = block(c, index, name=str(index))(x)
             stage = ends.get(index)
             if stage is not None:
                 self.sow("intermediates", f"stage{stage}", x)
@@ -189,6 +192,7 @@ class Hiera(nn.Module):
     cfg: HieraConfig
     num_stages: int = 4
     dtype: jax.typing.DTypeLike = jnp.float32
+    remat: Remat = "none"
 
     @nn.compact
     def __call__(self, pixels: jax.Array) -> jax.Array:
@@ -204,4 +208,4 @@ class Hiera(nn.Module):
         positions = positions + jnp.tile(tile.astype(jnp.float32), repeats)
         self.sow("intermediates", "positions", positions)
         x = x + positions.astype(x.dtype)
-        return Blocks(c, self.num_stages, name="blocks")(x)
+        return Blocks(c, self.num_stages, self.remat, name="blocks")(x)

@@ -14,7 +14,7 @@ from flax import linen as nn
 from vica_jax.models.attention import attend
 from vica_jax.models.config import SiglipConfig
 from vica_jax.models.layers import LayerNorm, Linear, Mlp, normal
-from vica_jax.models.stack import Stack
+from vica_jax.models.stack import Remat, Stack
 from vica_jax.sharding import constrain, declare
 
 
@@ -88,6 +88,7 @@ class Siglip(nn.Module):
     cfg: SiglipConfig
     dtype: jax.typing.DTypeLike = jnp.float32
     scan: bool = False
+    remat: Remat = "full"
 
     @nn.compact
     def __call__(self, pixels: jax.Array) -> jax.Array:
@@ -102,7 +103,7 @@ class Siglip(nn.Module):
         x = patch_embed(cut_patches(x, c.patch_size))
         x = x + PosEmbed(c, name="pos_embed")().astype(x.dtype)
         self.sow("intermediates", "embeddings", x)
-        x, _ = Stack(Block, c, c.depth, self.scan, name="layers")(x)
+        x, _ = Stack(Block, c, c.depth, self.scan, self.remat, name="layers")(x)
         if self.is_initializing():
             LayerNorm(c.norm_eps, name="post_norm")(x)
         return x

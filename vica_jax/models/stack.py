@@ -7,37 +7,55 @@ scan over stacked weights copies each layer's slice, which costs a decode step h
 speed again.
 """
 
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+
+Remat = Literal["full", "dots", "none"]
+"""What a block's backward pass computes again: all of it, all but its weight products,
+or nothing (every intermediate is kept)."""
+
+_POLICIES: Mapping[Remat, Callable[..., bool]] = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+def rematerialised(block: Any, remat: Remat, *, in_scan: bool = True) -> Any:
+    """A block class that keeps its inputs (and what ``remat`` says) for its gradient.
+
+    In a scan the loop itself keeps XLA from undoing it; elsewhere a barrier must.
+    """
+    if remat == "none":
+        return block
+    return nn.remat(block, policy=_POLICIES[remat], prevent_cse=not in_scan)
 
 
 class Stack(nn.Module):
     """``depth`` blocks in sequence: ``block(cfg)(x, *args) -> (x, extra)``.
 
     Returns the last ``x`` and the blocks' extras: a list when looped, stacked along a
-    leading layer axis when scanned. ``remat_policy`` applies to the scan.
+    leading layer axis when scanned. ``remat`` applies to the scan.
     """
 
     block: Callable[..., nn.Module]
     cfg: Any
     depth: int
     scan: bool = False
-    remat_policy: Callable[..., bool] | None = None
+    remat: Remat = "full"
 
     @nn.compact
     def __call__(self, x: jax.Array, *args: Any, per_layer: Any = None):
         if self.scan:
             if per_layer is not None:
                 raise ValueError("a scanned stack takes no per-layer arguments (cache)")
-            body = nn.remat(self.block, policy=self.remat_policy, prevent_cse=False)
             layers = nn.scan(
-                body,
+                rematerialised(self.block, self.remat),
                 variable_axes={"params": 0, "intermediates": 0},
-                split_rngs={"params": True},
+                split_rngs={"params": True, "dropout": True},
                 in_axes=cast(Any, nn.broadcast),
                 length=self.depth,
                 metadata_params={},

@@ -21,33 +21,37 @@ from vica_jax.models.projector import Projector
 from vica_jax.models.qwen2 import KV, Qwen2
 from vica_jax.models.resize import pool_bilinear
 from vica_jax.models.siglip import Siglip
-from vica_jax.sharding import abstract_params, declare, unbox
+from vica_jax.models.stack import Remat
+from vica_jax.sharding import abstract_params, declare, per_device, unbox
 from vica_jax.typing import Batch, Params
 
 
 class Vica(nn.Module):
     """Parameters ``siglip siglip_projector [hiera hiera_projector] newline llm``.
 
-    ``frame_chunk`` frames are encoded at a time, which bounds the encoders' memory.
-    With ``scan`` the homogeneous stacks hold stacked parameters (training).
+    ``frame_chunk`` frames are encoded at a time on each device, which bounds the
+    encoders' memory. With ``scan`` the homogeneous stacks hold stacked parameters and
+    every block is computed again in the backward pass as ``remat`` says (training).
     """
 
     cfg: VicaConfig
     dtype: jax.typing.DTypeLike = jnp.float32
     scan: bool = False
     frame_chunk: int = 8
+    remat: Remat = "full"
 
     def setup(self):
         c = self.cfg
-        self.siglip = Siglip(c.siglip, self.dtype, self.scan)
+        self.siglip = Siglip(c.siglip, self.dtype, self.scan, self.remat)
         self.siglip_projector = Projector(c.llm.width)
         if c.hiera is not None:
-            self.hiera = Hiera(c.hiera, c.layout.output_stage, self.dtype)
+            remat = self.remat if self.scan else "none"
+            self.hiera = Hiera(c.hiera, c.layout.output_stage, self.dtype, remat)
             self.hiera_projector = Projector(c.llm.width)
         std = c.llm.width**-0.5
         init = declare(normal(std), ("channels",))
         self.newline = self.param("newline", init, (c.llm.width,), jnp.float32)
-        self.llm = Qwen2(c.llm, self.dtype, self.scan)
+        self.llm = Qwen2(c.llm, self.dtype, self.scan, self.remat)
 
     # ------------------------------------------------------------- encoders
     def encode_siglip(self, pixels: jax.Array) -> jax.Array:
@@ -56,11 +60,14 @@ class Vica(nn.Module):
         x = self.siglip_projector(self.siglip(pixels))
         return x.reshape(-1, side, side, x.shape[-1])
 
+    def hiera_features(self, frames: jax.Array, sizes: jax.Array) -> jax.Array:
+        """Raw uint8 ``[n,h,w,3]`` of ``sizes [n,2]`` -> Hiera's map ``[n,r,r,C]``."""
+        assert self.cfg.hiera is not None
+        return self.hiera(hiera_pixels(frames, sizes, self.cfg.hiera))
+
     def encode_hiera(self, frames: jax.Array, sizes: jax.Array) -> jax.Array:
         """Raw uint8 ``[n,h,w,3]`` of ``sizes [n,2]`` -> projected map ``[n,r,r,D]``."""
-        assert self.cfg.hiera is not None
-        pixels = hiera_pixels(frames, sizes, self.cfg.hiera)
-        return self.hiera_projector(self.hiera(pixels))
+        return self.hiera_projector(self.hiera_features(frames, sizes))
 
     def _encode_frames(self, pixels: jax.Array) -> jax.Array:
         grid = self.encode_siglip(pixels)
@@ -70,15 +77,20 @@ class Vica(nn.Module):
         grid = self.encode_hiera(frames, sizes)
         return pool_bilinear(grid, self.cfg.layout.hiera_pooled_grid)
 
+    def _project_features(self, features: jax.Array) -> jax.Array:
+        return self.hiera_projector(features.astype(self.dtype))
+
+    def _project_frame_features(self, features: jax.Array) -> jax.Array:
+        grid = self._project_features(features)
+        return pool_bilinear(grid, self.cfg.layout.hiera_pooled_grid)
+
     def visual_bank(self, batch: Batch) -> jax.Array | None:
         """Everything visual in a batch as rows ``[B,R,D]``; None without media."""
         segments = []
 
         def encode(function, *inputs):
-            B = inputs[0].shape[0]
-            inputs = tuple(x.reshape(-1, *x.shape[2:]) for x in inputs)
             rows = _in_chunks(self, function, inputs, self.frame_chunk)
-            segments.append(rows.reshape(B, -1, rows.shape[-1]))
+            segments.append(rows.reshape(rows.shape[0], -1, rows.shape[-1]))
 
         if "frames" in batch:
             encode(Vica._encode_frames, batch["frames"])
@@ -90,9 +102,13 @@ class Vica(nn.Module):
                 batch["hiera_frame_sizes"][:, None], frames.shape[1], axis=1
             )
             encode(Vica._encode_hiera_frames, frames, sizes)
+        if "hiera_frame_features" in batch:
+            encode(Vica._project_frame_features, batch["hiera_frame_features"])
         if "hiera_images" in batch:
             sizes = batch["hiera_image_sizes"]
             encode(Vica.encode_hiera, batch["hiera_images"], sizes)
+        if "hiera_image_features" in batch:
+            encode(Vica._project_features, batch["hiera_image_features"])
         if not segments:
             return None
         B, _, D = segments[0].shape
@@ -196,26 +212,34 @@ def _take_rows(bank: jax.Array, index: jax.Array) -> jax.Array:
 def _in_chunks(
     module: Vica, function: Callable[..., jax.Array], inputs: tuple, limit: int
 ) -> jax.Array:
-    """``function(module, *inputs)`` over the leading axis, ``limit`` at a time.
+    """``function(module, *inputs)`` over two leading axes ``[B,n,...]``.
 
-    The chunks are of equal size, the smallest that needs no more steps.
+    A step takes some of n from every row, ``limit`` in all on each device: the batch
+    axis, which may be split over devices, is never a loop. Steps are of equal size, the
+    smallest that needs no more of them.
     """
-    n = inputs[0].shape[0]
-    steps = -(-n // limit)
-    if steps == 1:
-        return function(module, *inputs)
+    B, n = inputs[0].shape[:2]
+    steps = -(-n // max(limit // per_device("batch", B), 1))
     chunk = -(-n // steps)
     extra = steps * chunk - n
 
+    def encode(module, inputs):
+        flat = (x.reshape(-1, *x.shape[2:]) for x in inputs)
+        out = function(module, *flat)
+        return out.reshape(B, -1, *out.shape[1:])
+
+    if steps == 1:
+        return encode(module, inputs)
+
     def split(x):
         # Repeated, not zero: a frame of size 0 x 0 would divide by zero.
-        x = jnp.concatenate([x, jnp.repeat(x[:1], extra, axis=0)]) if extra else x
-        return x.reshape(steps, chunk, *x.shape[1:])
+        x = jnp.concatenate([x, jnp.repeat(x[:, :1], extra, 1)], 1) if extra else x
+        return x.reshape(B, steps, chunk, *x.shape[2:]).swapaxes(0, 1)
 
     scan = nn.scan(
-        lambda mdl, carry, xs: (carry, function(mdl, *xs)),
+        lambda mdl, carry, xs: (carry, encode(mdl, xs)),
         variable_broadcast="params",
-        split_rngs={"params": False},
+        split_rngs={"params": False, "dropout": True},
     )
     _, out = scan(module, (), tuple(split(x) for x in inputs))
-    return out.reshape(steps * chunk, *out.shape[2:])[:n]
+    return out.swapaxes(0, 1).reshape(B, steps * chunk, *out.shape[3:])[:, :n]

@@ -1,0 +1,54 @@
+"""Train a stage; running the command again resumes it.
+
+    python -m scripts.train --config=configs/vica2_stage3_spatial.py --workdir=DIR \\
+        [--config.init_from=DIR] [--config.data.mixture=FILE] [--config.KEY=VALUE]
+    python -m scripts.train --config=configs/vica2_stage1_align.py:smoke --workdir=DIR
+
+The same command serves one device, many, and several hosts: a SLURM or Open MPI
+launcher is recognised, otherwise give --coordinator, --num_processes and --process_id
+to each. The workdir gets checkpoints/, metrics.jsonl, TensorBoard events,
+bad_samples.jsonl, curves.png and, at the end, export/ (a native checkpoint; export-hf/
+with --config.export_hf).
+"""
+
+import logging
+import os
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from scripts import cli
+
+FLAGS = flags.FLAGS
+CONFIG = config_flags.DEFINE_config_file("config", None, "configs/NAME.py[:variant]")
+flags.DEFINE_string("workdir", None, "folder of the run; what is there is resumed")
+flags.DEFINE_string("coordinator", None, "address:port of process 0, several hosts")
+flags.DEFINE_integer("num_processes", None, "number of processes in all")
+flags.DEFINE_integer("process_id", None, "this process's number, from 0")
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("vica_jax").setLevel(logging.INFO)
+    import jax
+
+    from convert.load import native_base, to_hf
+    from vica_jax.config import build
+    from vica_jax.train.distributed import initialize
+    from vica_jax.train.run import run
+    from vica_jax.train.settings import TrainSettings
+
+    settings = build(TrainSettings, CONFIG.value)
+    initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+    workdir = Path(FLAGS.workdir)
+    base = native_base(
+        settings.init_from, workdir / "base", writes=jax.process_index() == 0
+    )
+    export = run(settings, base, workdir, export_hf=to_hf)
+    if jax.process_index() == 0:
+        print(f"{settings.name}: {os.path.relpath(export)}")
+
+
+if __name__ == "__main__":
+    cli.run(main, required=("config", "workdir"))

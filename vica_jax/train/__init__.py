@@ -1,0 +1,1 @@
+"""Training: stages, optimiser, one jitted step, checkpoints, the loop."""

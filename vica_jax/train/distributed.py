@@ -1,0 +1,45 @@
+"""Several processes: joined by jax.distributed, from the launcher or explicit flags."""
+
+import os
+
+import jax
+
+from vica_jax.errors import InputError
+
+# A launcher says how many processes it started in one of these.
+LAUNCHERS = {"SLURM": "SLURM_NTASKS", "Open MPI": "OMPI_COMM_WORLD_SIZE"}
+
+
+class DistributedError(InputError):
+    """Processes that cannot be joined."""
+
+
+def initialize(
+    coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> None:
+    """Join the processes of a run; nothing to do for one alone.
+
+    With explicit values all three are needed. Otherwise SLURM and Open MPI are
+    recognised by their environment, which jax reads itself. Call it before anything
+    asks jax for devices.
+
+    Raises:
+      DistributedError: some of the three are missing, or they cannot be joined.
+    """
+    given = (coordinator, num_processes, process_id)
+    launched = [
+        name for name, key in LAUNCHERS.items() if int(os.environ.get(key) or 1) > 1
+    ]
+    if all(value is None for value in given):
+        if not launched:
+            return
+    elif any(value is None for value in given):
+        raise DistributedError(
+            "--coordinator, --num_processes and --process_id go together: give all "
+            "three to every process, or none under SLURM or Open MPI"
+        )
+    try:
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+    except (RuntimeError, ValueError) as error:
+        first, *_ = str(error).strip().split("\n")
+        raise DistributedError(f"cannot join the processes: {first}") from error

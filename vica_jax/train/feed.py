@@ -1,0 +1,130 @@
+"""From examples on hosts to one global batch on the mesh.
+
+Processes decode their own rows of a global batch, agree on one static shape (the
+largest that any of them needs), pad to it and place their rows: so every process runs
+the same program at every step, whatever media its own rows hold.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from vica_jax.data.example import collate_training
+from vica_jax.data.loader import Loaded
+from vica_jax.data.settings import ShapeBuckets
+from vica_jax.data.shapes import BatchShape
+from vica_jax.layout import VisualLayout
+from vica_jax.sharding import spec
+from vica_jax.typing import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalBatch:
+    """One step's batch, arrays ``[A,M,...]`` on the mesh, and what it is made of.
+
+    ``loaded`` is this process's part; ``bad`` counts unreadable samples of all.
+    ``wait_s`` is the time this host waited for data.
+    """
+
+    arrays: Batch
+    shape: BatchShape
+    loaded: Loaded
+    bad: int
+    wait_s: float
+
+
+def local_rows(mesh: Mesh, micro_batch: int, accumulation: int) -> list[int]:
+    """Rows of a global batch that this process's devices hold, in order.
+
+    Row ``a * micro_batch + m`` is row m of micro-batch a.
+    """
+    mine = _local_micro_rows(mesh, micro_batch)
+    return [a * micro_batch + m for a in range(accumulation) for m in mine]
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Ways the batch axis is split."""
+    return mesh.shape.get("data", 1) * mesh.shape.get("fsdp", 1)
+
+
+def feed(
+    batches: Iterable[Loaded],
+    *,
+    layout: VisualLayout,
+    buckets: ShapeBuckets,
+    mesh: Mesh,
+    accumulation: int,
+    micro_batch: int,
+    pad_id: int = 0,
+) -> Iterator[GlobalBatch]:
+    """Global batches, placed; the shape of the next one is agreed on ahead.
+
+    A call pads and places the batch agreed on before and then agrees on the one after:
+    the exchange between processes is queued behind the running step and before the
+    next, so devices do not wait for hosts to copy.
+    """
+    source = iter(batches)
+    ahead = _agree(source, layout, buckets)
+    while ahead is not None:
+        loaded, shape, bad, wait = ahead
+        host = collate_training(loaded.examples, layout, shape, pad_id=pad_id)
+        arrays = place(host, mesh, accumulation, micro_batch)
+        ahead = _agree(source, layout, buckets)
+        yield GlobalBatch(
+            arrays=arrays, shape=shape, loaded=loaded, bad=bad, wait_s=wait
+        )
+
+
+def place(host: Batch, mesh: Mesh, accumulation: int, micro_batch: int) -> Batch:
+    """This process's rows of a batch as global arrays ``[A,M,...]``, M split."""
+    mine = _local_micro_rows(mesh, micro_batch)
+    at = {row: i for i, row in enumerate(mine)}
+
+    def put(x: np.ndarray) -> jax.Array:
+        local = x.reshape(accumulation, len(mine), *x.shape[1:])
+        shape = (accumulation, micro_batch, *x.shape[1:])
+        axes = (None, "batch", *[None] * (x.ndim - 1))
+        sharding = NamedSharding(mesh, spec(axes, shape, mesh))
+
+        def share(index: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = index[1].indices(micro_batch)
+            return local[:, at[start] : at[stop - 1] + 1]
+
+        return jax.make_array_from_callback(shape, sharding, share)
+
+    arrays: Any = {name: put(value) for name, value in host.items()}
+    return arrays
+
+
+def _local_micro_rows(mesh: Mesh, micro_batch: int) -> list[int]:
+    sharding = NamedSharding(mesh, spec(("batch",), (micro_batch,), mesh))
+    rows: set[int] = set()
+    for (index,) in sharding.addressable_devices_indices_map((micro_batch,)).values():
+        rows.update(range(*index.indices(micro_batch)))
+    return sorted(rows)
+
+
+def _agree(
+    source: Iterator[Loaded], layout: VisualLayout, buckets: ShapeBuckets
+) -> tuple[Loaded, BatchShape, int, float] | None:
+    """The next batch with the shape and the number of bad samples of all processes."""
+    start = time.perf_counter()
+    loaded = next(source, None)
+    wait = time.perf_counter() - start
+    if loaded is None:  # on every process at once: all have the same number of steps
+        return None
+    shape = BatchShape.of(loaded.examples, layout, buckets)
+    bad = len(loaded.bad)
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        own = np.append(shape.to_vector(), bad)
+        every = multihost_utils.process_allgather(own)
+        shape = BatchShape.from_vector(every[:, :-1].max(0))
+        bad = int(every[:, -1].sum())
+    return loaded, shape, bad, wait

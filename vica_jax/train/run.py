@@ -1,0 +1,448 @@
+"""A run put together: from settings and folders to the loop, and back out to files."""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from vica_jax.checkpoint import TrainingCheckpoints, fingerprint, read_manifest
+from vica_jax.checkpoint.manifest import Manifest
+from vica_jax.config import plain
+from vica_jax.data.loader import Loader
+from vica_jax.data.mixture import Mixture, read_mixture
+from vica_jax.data.order import split_validation
+from vica_jax.errors import InputError
+from vica_jax.models.config import VicaConfig
+from vica_jax.models.vica import Vica
+from vica_jax.sharding import make_mesh
+from vica_jax.train.bad_samples import BadSampleLog
+from vica_jax.train.export import export_native
+from vica_jax.train.feed import GlobalBatch, batch_shards, feed, local_rows
+from vica_jax.train.flops import peak_flops, sample_flops
+from vica_jax.train.loop import Hooks, train
+from vica_jax.train.metrics import Tracker
+from vica_jax.train.optimizer import make_optimizer, make_schedule
+from vica_jax.train.settings import TrainSettings
+from vica_jax.train.state import (
+    Plan,
+    TrainState,
+    abstract_state,
+    init_state,
+    load_leaves,
+    make_plan,
+    shardings_of,
+)
+from vica_jax.train.step import make_eval_step, make_train_step
+
+log = logging.getLogger(__name__)
+CHECKPOINTS, EXPORT, CONFIG = "checkpoints", "export", "config.json"
+# What may differ between a run and its resumption; everything else is refused.
+FREE = (
+    "data.num_workers",
+    "data.image_folder",
+    "data.video_folder",
+    "data.max_bad_share",
+    "per_device_batch_size",
+    "frame_chunk",
+    "remat",
+    "mesh",
+    "checkpoint",
+    "log",
+    "max_steps",
+    "validate_every",
+    "validation_batches",
+    "export_hf",
+    "export_hf_every",
+    "init_from",
+)
+
+
+class RunError(InputError):
+    """A run that cannot start or go on as asked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What is fixed before the first step: model, mesh, plan, optimiser, batch sizes."""
+
+    settings: TrainSettings
+    cfg: VicaConfig
+    mesh: Mesh
+    plan: Plan
+    model: Vica
+    accumulation: int
+
+    @property
+    def micro_batch(self) -> int:
+        return self.settings.global_batch_size // self.accumulation
+
+
+def make_stage(settings: TrainSettings, cfg: VicaConfig) -> Stage:
+    """A stage for a model on this process's devices; allocates nothing."""
+    mesh = make_mesh(settings.mesh.sizes(len(jax.devices())))
+    cfg = stage_config(settings, cfg)
+    return Stage(
+        settings=settings,
+        cfg=cfg,
+        mesh=mesh,
+        plan=make_plan(
+            cfg,
+            settings.trainable,
+            settings.optimizer.rates,
+            dtype=settings.dtype,
+            lora=settings.lora,
+        ),
+        model=make_model(settings, cfg),
+        accumulation=settings.accumulation(batch_shards(mesh)),
+    )
+
+
+def make_model(settings: TrainSettings, cfg: VicaConfig) -> Vica:
+    """The model as training runs it: stacked, with recomputation."""
+    return Vica(
+        cfg,
+        jnp.dtype(settings.dtype),
+        scan=True,
+        frame_chunk=settings.frame_chunk,
+        remat=settings.remat,
+    )
+
+
+def stage_config(settings: TrainSettings, cfg: VicaConfig) -> VicaConfig:
+    """The checkpoint's config with this stage's frame count and context length."""
+    layout = replace(cfg.layout, num_frames=settings.data.num_frames)
+    if settings.context_length:
+        layout = replace(layout, context_length=settings.context_length)
+    return cfg.with_layout(layout)
+
+
+def run(
+    settings: TrainSettings,
+    base: Path,
+    workdir: Path,
+    *,
+    export_hf: Callable[[Path, Path], Any] | None = None,
+) -> Path:
+    """Train a stage in ``workdir``, resuming what is there; returns the export.
+
+    ``base`` is the native checkpoint to start from. ``export_hf(native, target)``
+    writes the Hugging Face form where the settings ask for one.
+
+    Raises:
+      InputError: settings, data, checkpoint or disk; one line.
+    """
+    manifest = read_manifest(base)
+    stage = make_stage(settings, manifest.model_config)
+    first = jax.process_index() == 0
+    if first:
+        workdir.mkdir(parents=True, exist_ok=True)
+    mixture = read_mixture(settings.data.mixture, seed=settings.seed)
+    chosen, held_out = split_validation(
+        len(mixture), settings.data.validation_share, seed=settings.seed
+    )
+    per_epoch = -(-len(chosen) // settings.global_batch_size)
+    total = per_epoch * settings.epochs
+    if settings.max_steps:
+        total = min(total, settings.max_steps)
+    schedule = make_schedule(settings.optimizer, total)
+    optimizer = make_optimizer(settings.optimizer, stage.plan.groups, schedule)
+    like = abstract_state(stage.plan, optimizer, stage.mesh)
+    checkpoints = TrainingCheckpoints(
+        workdir / CHECKPOINTS,
+        keep_last=settings.checkpoint.keep_last,
+        keep_every=settings.checkpoint.keep_steps(total),
+    )
+    start = checkpoints.latest()
+    made_of = {
+        "base": os.path.abspath(base),
+        "base_fingerprint": fingerprint(base),
+        "config": plain(settings),
+        "total_steps": total,
+        "lora": plain(settings.lora),
+        "samples": [len(mixture), len(chosen)],
+    }
+    record: Mapping[str, Any] = {"consumed": 0, "bad_samples": 0}
+    if start is not None:
+        record = checkpoints.read_record(start)
+        check_resumable(record, made_of, workdir)
+    with jax.set_mesh(stage.mesh):
+        if start is None:
+            state = init_state(base, stage.plan, optimizer, stage.mesh, settings.seed)
+        else:
+            state = checkpoints.restore(start, like)
+        frozen = load_leaves(base, stage.plan, stage.plan.frozen, stage.mesh)
+        if first:
+            write_config(workdir / CONFIG, settings)
+            announce(stage, mixture, chosen, total, start)
+        tracker = Tracker(
+            workdir,
+            total_steps=total,
+            start_step=start or 0,
+            tensorboard=settings.log.tensorboard,
+            wandb=settings.log.wandb_project,
+            progress=settings.log.progress,
+            peak_flops=settings.log.peak_tflops * 1e12
+            or peak_flops(jax.devices()[0].device_kind),
+            devices=stage.mesh.size,
+            enabled=first,
+            config=plain(settings),
+        )
+        loader = make_loader(stage, manifest, mixture, chosen, record["consumed"])
+        bad = BadSampleLog(
+            workdir,
+            max_share=settings.data.max_bad_share,
+            consumed=record["consumed"],
+            total=record["bad_samples"],
+        )
+
+        def export(step: int) -> None:
+            if first:
+                folder = workdir / f"{EXPORT}-{step}"
+                export_to(stage, checkpoints, step, base, folder, export_hf)
+
+        try:
+            state = train(
+                settings,
+                state,
+                frozen,
+                make_train_step(
+                    stage.model,
+                    optimizer,
+                    schedule,
+                    clip_norm=settings.optimizer.clip_norm,
+                    rates=settings.optimizer.rates,
+                    shardings=shardings_of(like),
+                    lora=settings.lora,
+                ),
+                batches_of(stage, loader),
+                checkpoints,
+                tracker,
+                bad,
+                total_steps=total,
+                consumed=record["consumed"],
+                record=made_of,
+                hooks=Hooks(
+                    validate=make_validation(
+                        stage, manifest, mixture, held_out, frozen
+                    ),
+                    export=export,
+                    flops=make_flops(stage),
+                ),
+            )
+        finally:
+            loader.close()
+            tracker.close()
+    target = workdir / EXPORT
+    if first and not target.exists():
+        checkpoints.wait()
+        last = checkpoints.latest()
+        assert last is not None
+        hf = export_hf if settings.export_hf else None
+        export_to(stage, checkpoints, last, base, target, hf)
+        tracker.event(last, "export", folder=str(target))
+    checkpoints.close()
+    return target
+
+
+def make_loader(
+    stage: Stage,
+    manifest: Manifest,
+    mixture: Mixture,
+    indices: np.ndarray,
+    consumed: int,
+    *,
+    epochs: int | None = None,
+    group: bool = True,
+) -> Loader:
+    """The loader of this process's rows."""
+    settings = stage.settings
+    data = settings.data if group else replace(settings.data, group_by_length=False)
+    return Loader(
+        mixture,
+        indices,
+        tokenizer_folder=manifest.tokenizer_folder,
+        layout=stage.cfg.layout,
+        settings=data,
+        seed=settings.seed,
+        global_batch_size=settings.global_batch_size,
+        rows=local_rows(stage.mesh, stage.micro_batch, stage.accumulation),
+        consumed=consumed,
+        epochs=settings.epochs if epochs is None else epochs,
+    )
+
+
+def batches_of(stage: Stage, loader: Any) -> Any:
+    """A loader's batches on the mesh."""
+    return feed(
+        loader,
+        layout=stage.cfg.layout,
+        buckets=stage.settings.data.shapes,
+        mesh=stage.mesh,
+        accumulation=stage.accumulation,
+        micro_batch=stage.micro_batch,
+    )
+
+
+def make_validation(
+    stage: Stage, manifest: Manifest, mixture: Mixture, held_out: Any, frozen: Any
+) -> Callable[[TrainState], dict[str, float]] | None:
+    """``validate(state)``: the loss over the held-out samples; None without any."""
+    data = stage.settings.data
+    if data.validation:
+        mixture = read_mixture(data.validation, seed=stage.settings.seed)
+        held_out = np.arange(len(mixture))
+    if not len(held_out):
+        if stage.settings.validate_every:
+            raise RunError(
+                "validate_every is set and nothing is held out: give data.validation "
+                "or data.validation_share, or set validate_every=0"
+            )
+        return None
+    step = make_eval_step(stage.model, stage.settings.lora)
+
+    def validate(state: TrainState) -> dict[str, float]:
+        loader = make_loader(
+            stage, manifest, mixture, held_out, 0, epochs=1, group=False
+        )
+        total, count, bad = 0.0, 0, 0
+        try:
+            for number, batch in enumerate(batches_of(stage, loader)):
+                limit = stage.settings.validation_batches
+                if limit and number >= limit:
+                    break
+                summed, targets = step(state.params, frozen, batch.arrays)
+                total, count = total + float(summed), count + int(targets)
+                bad += batch.bad
+        finally:
+            loader.close()
+        loss = total / count if count else float("nan")
+        return {"loss": loss, "target_tokens": count, "bad": bad}
+
+    return validate
+
+
+def make_flops(stage: Stage) -> Callable[[GlobalBatch], float]:
+    """Model FLOPs of a batch, from this process's rows and its share of them."""
+    parts = frozenset(path.split("/")[0] for path in stage.plan.groups)
+    layout, rows = stage.cfg.layout, stage.settings.global_batch_size
+
+    def flops(batch: GlobalBatch) -> float:
+        total = 0.0
+        for example in batch.loaded.examples:
+            videos = [m for m in example.media if m.kind == "video"]
+            images = [m for m in example.media if m.kind != "video"]
+            frames = sum(len(m.siglip) for m in videos)
+            total += sample_flops(
+                stage.cfg,
+                length=min(example.length(layout), layout.context_length),
+                frames=frames,
+                views=sum(len(m.siglip) for m in images),
+                hiera_frames=layout.num_hiera_frames(frames) if frames else 0,
+                hiera_images=len(images) if layout.has_hiera else 0,
+                targets=sum(map(sum, example.supervised)),
+                trainable=parts,
+            )
+        return total * rows / len(batch.loaded.examples)
+
+    return flops
+
+
+def check_resumable(
+    record: Mapping[str, Any], now: Mapping[str, Any], workdir: Path
+) -> None:
+    """Raise RunError where a resumed run would not be the run that was begun."""
+    if record["base_fingerprint"] != now["base_fingerprint"]:
+        raise RunError(
+            f"{workdir}: this run started from {record['base']}, whose weights are not "
+            f"those of {now['base']}: give the same --config.init_from, or another "
+            "--workdir"
+        )
+    if record["samples"] != now["samples"]:
+        raise RunError(
+            f"{workdir}: this run began with {record['samples'][1]:,} samples, the "
+            f"mixture now has {now['samples'][1]:,}: give the same data, or another "
+            "--workdir"
+        )
+    before, after = dict(_flat(record["config"])), dict(_flat(now["config"]))
+    for key in sorted(before.keys() | after.keys()):
+        free = any(key == name or key.startswith(f"{name}.") for name in FREE)
+        if not free and before.get(key) != after.get(key):
+            raise RunError(
+                f"{workdir}: this run began with {key} = {before.get(key)!r}, now it "
+                f"is {after.get(key)!r}: resume with the former, or take another "
+                "--workdir"
+            )
+    if record["total_steps"] != now["total_steps"] and not (
+        now["config"]["max_steps"] != record["config"]["max_steps"]
+        and now["config"]["optimizer"]["schedule"] == "constant"
+    ):
+        raise RunError(
+            f"{workdir}: this run is {record['total_steps']} steps long, now it would "
+            f"be {now['total_steps']}, with another schedule: resume with the same "
+            "max_steps, or take another --workdir"
+        )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> Any:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def write_config(path: Path, settings: TrainSettings) -> None:
+    """The run's settings as JSON, whole or not at all."""
+    partial = path.with_suffix(f".partial-{os.getpid()}")
+    partial.write_text(json.dumps(plain(settings), indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def announce(
+    stage: Stage, mixture: Mixture, chosen: Any, total: int, start: int | None
+) -> None:
+    """Say what is about to run."""
+    count = sum(
+        int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(stage.plan.trainable)
+    )
+    whole = count + sum(
+        int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(stage.plan.frozen)
+    )
+    shape = ", ".join(f"{k}={v}" for k, v in stage.mesh.shape.items())
+    log.info(
+        "%s: %s of %s parameters train; %d of %d samples, %d steps of %d = %d x %d; "
+        "mesh %s%s",
+        stage.settings.name,
+        f"{count:,}",
+        f"{whole:,}",
+        len(chosen),
+        len(mixture),
+        total,
+        stage.settings.global_batch_size,
+        stage.accumulation,
+        stage.micro_batch,
+        shape,
+        f"; resumed at step {start}" if start else "",
+    )
+
+
+def export_to(
+    stage: Stage,
+    checkpoints: TrainingCheckpoints,
+    step: int,
+    base: Path,
+    target: Path,
+    export_hf: Callable[[Path, Path], Any] | None,
+) -> None:
+    """The model of a saved step as a native checkpoint, and in HF form beside it."""
+    export_native(checkpoints.folder, step, base, target)
+    if export_hf is not None:
+        export_hf(target, target.with_name(f"{target.name}-hf"))
