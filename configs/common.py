@@ -75,7 +75,7 @@ def training(
                 "keep_every": 0.05,
             },
             "log": {
-                "every": 1,
+                "line_every": 10,
                 "tensorboard": True,
                 "wandb_project": "",
                 "peak_tflops": 0.0,
@@ -101,7 +101,7 @@ def all_but_hiera() -> str:
 def smoke(config: ConfigDict) -> None:
     """The whole way at toy size: a recorded tiny model, data that a script writes.
 
-        python -m scripts.make_smoke_data --target=smoke-data
+    python -m scripts.make_smoke_data --target=smoke-data
     """
     stage = config.name.removeprefix("vica2_").split("_")[0]
     config.init_from = SMOKE_MODEL

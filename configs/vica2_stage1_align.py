@@ -3,8 +3,9 @@
     python -m scripts.train --config=configs/vica2_stage1_align.py --workdir=DIR \\
         --config.init_from=vica2-init
 
-16,063,488 parameters train. Data: LLaVA-CC3M-Pretrain-595K (docs/data.md). ``vica2-init``
-is LLaVA-Video with a fresh Hiera projector: ``scripts.convert_checkpoint --hiera=...``.
+16,063,488 parameters train. Data: LLaVA-CC3M-Pretrain-595K (docs/data.md).
+``vica2-init`` is LLaVA-Video with a fresh Hiera projector
+(``scripts.convert_checkpoint --hiera=...``).
 ``:smoke`` runs in about a minute on a CPU, ``:lora`` trains adapters instead.
 """
 

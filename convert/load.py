@@ -11,9 +11,9 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -297,20 +297,35 @@ def _bar(
 
 
 # ---------------------------------------------------------------- native -> HF
+class LeafSource(Protocol):
+    """A model whose leaves are made when they are read (``train/export``)."""
+
+    @property
+    def manifest(self) -> Manifest: ...
+
+    def leaves(
+        self, paths: Collection[str] | None = None
+    ) -> Iterator[tuple[str, np.ndarray]]: ...
+
+
 def to_hf(
-    source: str | os.PathLike,
+    source: str | os.PathLike | LeafSource,
     target: str | os.PathLike,
     *,
     dtype: str | None = None,
     progress: bool = False,
 ) -> Notes:
-    """Write a native checkpoint in the form the reference loads.
+    """Write a native checkpoint, or a run's step, in the form the reference loads.
 
     Sharded safetensors, config.json (every key of the original, the two size sections
     added), generation_config.json and tokenizer. The folder appears when it is whole.
     """
-    manifest = read_manifest(source)
-    config = manifest.config
+    if isinstance(source, str | os.PathLike):
+        folder = source
+        manifest, read = read_manifest(folder), lambda paths: iter_leaves(folder, paths)
+    else:
+        manifest, read = source.manifest, source.leaves
+    source, config = manifest.folder, manifest.config
     if not isinstance(config, VicaConfig):
         raise InputError(
             f"{source}: a component checkpoint has no HF form of its own here; convert "
@@ -337,7 +352,7 @@ def to_hf(
     size = {name: jnp.dtype(name).itemsize for name in dtypes.values()}
     paths = sorted(dtypes, key=lambda path: (-size[dtypes[path]], dtypes[path]))
     groups = [list(group) for _, group in itertools.groupby(paths, dtypes.get)]
-    leaves = itertools.chain.from_iterable(iter_leaves(source, g) for g in groups)
+    leaves = itertools.chain.from_iterable(map(read, groups))
     partial = target.parent / f".{target.name}.partial-{os.getpid()}"
     try:
         partial.mkdir(parents=True)

@@ -33,18 +33,22 @@ def main() -> None:
     logging.getLogger("vica_jax").setLevel(logging.INFO)
     import jax
 
-    from convert.load import native_base, to_hf
+    from convert.load import resolve, to_hf, to_native
+    from vica_jax.checkpoint import is_checkpoint
     from vica_jax.config import build
-    from vica_jax.train.distributed import initialize
+    from vica_jax.train.distributed import initialize, synchronize
     from vica_jax.train.run import run
     from vica_jax.train.settings import TrainSettings
 
     settings = build(TrainSettings, CONFIG.value)
     initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
     workdir = Path(FLAGS.workdir)
-    base = native_base(
-        settings.init_from, workdir / "base", writes=jax.process_index() == 0
-    )
+    base = Path(settings.init_from)
+    if not is_checkpoint(base):  # an HF folder or hub id: converted once
+        base = workdir / "base"
+        if jax.process_index() == 0 and not is_checkpoint(base):
+            to_native(resolve(settings.init_from), base, progress=True)
+        synchronize("base")
     export = run(settings, base, workdir, export_hf=to_hf)
     if jax.process_index() == 0:
         print(f"{settings.name}: {os.path.relpath(export)}")

@@ -24,9 +24,9 @@ def main() -> None:
     from convert.vica import model_rows
     from scripts.tables import print_rows
     from vica_jax.eval.golden import check_golden_folder
-    from vica_jax.eval.training import Model, verify_training
+    from vica_jax.eval.training import FILES, Model, verify_training
 
-    checkpoint = check_golden_folder(FLAGS.golden)
+    checkpoint = check_golden_folder(FLAGS.golden, FILES)
     assistant = load_assistant(checkpoint, dtype="float32")
     rows = model_rows(assistant.cfg)
     full = vica2_stage3_spatial if assistant.cfg.hiera else vica_finetune

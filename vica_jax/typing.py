@@ -21,8 +21,13 @@ static under jit); arrays are padded to static shapes:
     hiera_image_sizes int32[B, k, 2]
     resample_taps    int32[B, R, 4]            bank rows blended into resampled rows
     resample_weights float32[B, R, 4]
+    hiera_frame_features bfloat16[B, m, r, r, C]  Hiera's map from a cache, in place of
+    hiera_image_features bfloat16[B, k, r, r, C]  raw frames or images and their sizes
+    target_positions int32[B, K]        position before a label, 0 where unused
+    targets          int32[B, K]        that label, -1 where unused
 
-The first three are always there; the rest only when the batch has such media.
+The first three are always there; the last two in training only; the rest only when the
+batch has such media.
 """
 
 from collections.abc import Mapping
@@ -46,3 +51,7 @@ class Batch(TypedDict, total=False):
     hiera_image_sizes: Any
     resample_taps: Any
     resample_weights: Any
+    hiera_frame_features: Any
+    hiera_image_features: Any
+    target_positions: Any
+    targets: Any

@@ -1,5 +1,6 @@
 """What a native checkpoint is: ``manifest.json`` and its dataclasses."""
 
+import hashlib
 import json
 import os
 import re
@@ -208,6 +209,23 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
         return build(Manifest, values, where="manifest", complete=True)
     except ConfigError as error:
         raise CheckpointError(f"{file}: {error}") from None
+
+
+def fingerprint(folder: str | os.PathLike[str]) -> str:
+    """What identifies a checkpoint's weights: a SHA-256 over its table of leaves.
+
+    Paths, shapes, dtypes and CRC-32s; not where the leaves lie, nor anything else in
+    the manifest. The weights themselves are not read.
+
+    Raises:
+      CheckpointError: see ``read_manifest``.
+    """
+    leaves = read_manifest(folder).leaves
+    table = [
+        [path, leaf.shape, leaf.dtype, [(b.rows, b.crc32) for b in leaf.blocks]]
+        for path, leaf in sorted(leaves.items())
+    ]
+    return hashlib.sha256(json.dumps(table).encode()).hexdigest()
 
 
 def _typed_config(values: dict[str, Any]) -> ModelConfig:

@@ -29,7 +29,7 @@ def save_part(
         with _orbax() as (ocp, checkpointer):
             checkpointer.save(part, args=ocp.args.PyTreeSave(nest(arrays)))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot write {part}: {_first_line(error)}") from None
+        raise CheckpointError(f"cannot write {part}: {first_line(error)}") from None
     blocks = {
         path: Block(part=part.name, rows=rows_of(array.shape), crc32=_crc32(array))
         for path, array in arrays.items()
@@ -131,11 +131,11 @@ def _culprit(message: str, members: Mapping[str, Any]) -> str:
 
 def _damaged(part: Path, which: str, why: Exception | str) -> CheckpointError:
     return CheckpointError(
-        f"{part}: cannot read {which}: {_first_line(why)}: convert the checkpoint again"
+        f"{part}: cannot read {which}: {first_line(why)}: convert the checkpoint again"
     )
 
 
-def _first_line(error: Exception | str) -> str:
+def first_line(error: Exception | str) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].rstrip(".,:")
 

@@ -82,9 +82,7 @@ def restore(
     return nest(params)
 
 
-def _chosen(
-    folder: str | os.PathLike[str], paths: Collection[str] | None
-) -> Manifest:
+def _chosen(folder: str | os.PathLike[str], paths: Collection[str] | None) -> Manifest:
     """The folder's manifest, cut down to some leaves."""
     manifest = read_manifest(folder)
     if paths is None:

@@ -6,7 +6,7 @@ around the tags, as the reference does; the tokenizer's own chat template is not
 
 from collections.abc import Sequence
 
-from vica_jax.data.tokenizer import Tokenizer
+from vica_jax.data.tokenizer import Tokenizer, TokenizerError
 from vica_jax.errors import InputError
 
 IMAGE_TAG = "<image>"
@@ -100,3 +100,34 @@ def tokenize_chunks(tokenizer: Tokenizer, prompt: str) -> list[list[int]]:
         tokenizer.encode(chunk, add_special_tokens=False)
         for chunk in prompt.split(IMAGE_TAG)
     ]
+
+
+def training_turn(role: str, text: str) -> str:
+    """One turn as training writes it; ``role`` is system, user or assistant.
+
+    A training prompt is the system turn and then each turn, tokenised one by one
+    (``preprocess_qwen`` of the reference); the turns of ``chatml`` joined are the same.
+    """
+    return f"<|im_start|>{role}\n{text}<|im_end|>\n"
+
+
+def always_supervised(tokenizer: Tokenizer) -> frozenset[int]:
+    """The ids that are labels wherever they stand: start and end of a turn, newline.
+
+    They are asked of the tokenizer. The reference takes the special tokens by their
+    place among ``additional_special_tokens`` (there must be exactly two) and 198 for
+    the newline, its id in Qwen2's vocabulary; with those tokenizers both give the same.
+
+    Raises:
+      TokenizerError: one of them is not a single token, so this is no Qwen2 tokenizer.
+    """
+    ids = []
+    for text in ("<|im_start|>", "<|im_end|>", "\n"):
+        found = tokenizer.encode(text, add_special_tokens=False)
+        if len(found) != 1:
+            raise TokenizerError(
+                f"the tokenizer writes {text!r} as {len(found)} tokens, not one: "
+                "training needs a Qwen2 tokenizer with its chat tokens"
+            )
+        ids.append(found[0])
+    return frozenset(ids)

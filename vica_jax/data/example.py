@@ -1,14 +1,16 @@
 """From media and a prompt to one padded ``Batch`` (``vica_jax.typing``).
 
-Host side of a frame's way: SigLIP-sized uint8 pixels, raw frames for Hiera, and the
-index map that says which visual row stands at which position. numpy only; resizing
-for Hiera and all normalisation happen on the device.
+Host side of a frame's way: SigLIP-sized uint8 pixels, raw frames for Hiera (or its
+cached features), the index map that says which visual row stands at which position,
+and in training which positions have a target. numpy only; resizing for Hiera and all
+normalisation happen on the device.
 """
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -19,6 +21,7 @@ from vica_jax.data.pixels import (
     padded_view,
     resize_siglip,
 )
+from vica_jax.data.shapes import BatchShape
 from vica_jax.errors import InputError
 from vica_jax.layout import TEXT, BankOffsets, LayoutError, VisualLayout
 from vica_jax.typing import Batch
@@ -39,13 +42,17 @@ class Medium:
 
     ``siglip`` is uint8 ``[n,S,S,3]``: frames of a video, or an image's base and tiles.
     ``raw`` is uint8 ``[m,h,w,3]``: the frames Hiera sees, or the image; None without
-    a Hiera stream.
+    a Hiera stream. ``hiera`` stands in its place where Hiera's output is cached:
+    bfloat16 ``[m,r,r,C]``, the map of the output stage, not projected. ``indices`` are
+    the numbers of a video's frames in their source, where known.
     """
 
     kind: Literal["video", "anyres", "padded"]
     siglip: np.ndarray
     raw: np.ndarray | None
     image_wh: tuple[int, int]
+    hiera: np.ndarray | None = None
+    indices: tuple[int, ...] = ()
 
     def tokens(self, layout: VisualLayout) -> dict[str, int]:
         """Visual tokens per stream."""
@@ -66,10 +73,20 @@ class Medium:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """Token chunks with media between them: ``len(chunks) == len(media) + 1``."""
+    """Token chunks with media between them: ``len(chunks) == len(media) + 1``.
+
+    ``supervised`` says for each token of each chunk whether it is a label of training;
+    empty: none is.
+    """
 
     chunks: Sequence[Sequence[int]]
     media: Sequence[Medium] = field(default=())
+    supervised: Sequence[Sequence[bool]] = field(default=())
+
+    def __post_init__(self):
+        flags, ids = list(map(len, self.supervised)), list(map(len, self.chunks))
+        if flags and flags != ids:
+            raise ValueError(f"chunks of {ids} tokens, but {flags} supervision flags")
 
     def visual_tokens(self, layout: VisualLayout) -> int:
         return sum(sum(m.tokens(layout).values()) for m in self.media)
@@ -77,8 +94,65 @@ class Example:
     def length(self, layout: VisualLayout) -> int:
         return sum(map(len, self.chunks)) + self.visual_tokens(layout)
 
+    def targets(self, layout: VisualLayout) -> tuple[np.ndarray, np.ndarray]:
+        """Positions t whose next token is supervised, and those tokens, int32 ``[k]``.
 
-def video_medium(frames: np.ndarray, layout: VisualLayout) -> Medium:
+        Only tokens within the context length count; the first token of all is never
+        a target.
+        """
+        positions, ids, at = [], [], 0
+        for i, flags in enumerate(self.supervised):
+            kept = np.flatnonzero(np.asarray(flags, bool))
+            positions.append(at + kept)
+            ids.append(np.asarray(self.chunks[i], np.int32)[kept])
+            at += len(flags)
+            if i < len(self.media):
+                at += sum(self.media[i].tokens(layout).values())
+        if not positions:
+            return np.zeros(0, np.int32), np.zeros(0, np.int32)
+        where = np.concatenate(positions).astype(np.int32)
+        valid = (where >= 1) & (where < layout.context_length)
+        return where[valid] - 1, np.concatenate(ids)[valid]
+
+    def shape(self, layout: VisualLayout) -> BatchShape:
+        """The exact sizes that this example needs of a batch; an empty one has a row.
+
+        Raises:
+          LayoutError: more than one video. ValueError: a medium has neither what
+            Hiera sees nor its features.
+        """
+        videos = [m for m in self.media if m.kind == "video"]
+        if len(videos) > 1:
+            raise LayoutError(f"one video per prompt, got {len(videos)}")
+        images = [m for m in self.media if m.kind != "video"]
+        resampled = 0
+        for medium in images:
+            if medium.kind == "anyres":
+                plan = layout.anyres(medium.image_wh)
+                if plan.final_hw != plan.crop[2:]:
+                    resampled += plan.final_hw[0] * plan.final_hw[1]
+        frames = sum(len(m.siglip) for m in videos)
+        cached = [m.hiera for m in self.media if m.hiera is not None]
+        bare = [m for m in self.media if m.raw is None and m.hiera is None]
+        if layout.has_hiera and bare:
+            raise ValueError("a medium with neither raw frames nor Hiera's features")
+        return BatchShape(
+            length=max(min(self.length(layout), layout.context_length), 1),
+            targets=len(self.targets(layout)[0]),
+            frames=frames,
+            views=sum(len(m.siglip) for m in images),
+            hiera_frames=layout.num_hiera_frames(frames),
+            frame_hw=_largest_raw(videos),
+            hiera_images=len(images) if layout.has_hiera else 0,
+            image_hw=_largest_raw(images),
+            resampled=resampled,
+            hiera_channels=max((x.shape[-1] for x in cached), default=0),
+        )
+
+
+def video_medium(
+    frames: np.ndarray, layout: VisualLayout, indices: Sequence[int] = ()
+) -> Medium:
     """uint8 frames ``[F,h,w,3]`` -> every frame for SigLIP, every s-th for Hiera."""
     layout.check_video(len(frames))
     height, width = frames.shape[1:3]
@@ -87,6 +161,7 @@ def video_medium(frames: np.ndarray, layout: VisualLayout) -> Medium:
         siglip=resize_siglip(frames, layout.siglip_image_size),
         raw=frames[:: layout.frame_stride] if layout.has_hiera else None,
         image_wh=(width, height),
+        indices=tuple(indices),
     )
 
 
@@ -140,9 +215,9 @@ def collate(
 ) -> Batch:
     """One right-padded batch in static shapes; the slots are the rows' largest.
 
-    A row past the context length is refused, or with ``truncate`` (training) cut to
-    its first positions as the reference does; ``truncations`` counts such rows, and
-    every cut is logged.
+    A row past the context length is refused, or with ``truncate`` cut to its first
+    positions as the reference does; ``truncations`` counts such rows, and every cut is
+    logged.
 
     Raises:
       LengthError: a row is too long and ``truncate`` is off.
@@ -153,32 +228,42 @@ def collate(
     else:
         for example in examples:
             check_length(example, layout)
-    counts = [_slots(example, layout) for example in examples]
-    slots = {name: max(count[name] for count in counts) for name in counts[0]}
-    bank = layout.bank(**slots)
-    B = len(examples)
-    full = [example.length(layout) for example in examples]
-    kept = np.minimum(full, layout.context_length)
-    T = bucket_length(max(full))
-    tokens = np.full((B, T), pad_id, np.int32)
-    index = np.full((B, T), TEXT, np.int32)
-    batch: Batch = {
-        "tokens": tokens,
-        "visual_index": index,
-        "lengths": kept.astype(np.int32),
-    }
-    side = layout.siglip_image_size
-    for name in ("frames", "views"):
-        if slots[name]:
-            batch[name] = np.zeros((B, slots[name], side, side, 3), np.uint8)
-    _raw_slots(batch, examples, slots)
-    if slots["resampled"]:
-        batch["resample_taps"] = np.zeros((B, slots["resampled"], 4), np.int32)
-        batch["resample_weights"] = np.zeros((B, slots["resampled"], 4), np.float32)
+    exact = reduce(BatchShape.union, (e.shape(layout) for e in examples))
+    shape = replace(
+        exact,
+        length=bucket_length(exact.length),
+        targets=0,
+        frame_hw=bucket_size(*exact.frame_hw),
+        image_hw=bucket_size(*exact.image_hw),
+    )
+    return _fill(examples, layout, shape, pad_id)
+
+
+def collate_training(
+    examples: Sequence[Example],
+    layout: VisualLayout,
+    shape: BatchShape,
+    *,
+    pad_id: int = 0,
+) -> Batch:
+    """One right-padded batch of exactly ``shape.arrays``, with targets.
+
+    Beside the keys of inference there are ``target_positions`` and ``targets``: see
+    ``Example.targets``; unused slots are position 0 and target -1. Rows past the
+    context length keep their first positions (``truncations`` names them). An example
+    without tokens is a row of padding of length 1. Slots that a row does not use are
+    zeros of size 1 x 1 that no position refers to.
+
+    Raises:
+      ValueError: an example does not fit the shape, or the shape has no target slots.
+    """
+    if not shape.targets:
+        raise ValueError(f"a shape without target slots: {shape}")
+    batch = _fill(examples, layout, shape, pad_id)
     for row, example in enumerate(examples):
-        _fill_row(batch, row, example, layout, bank)
-    if (longest := bucket_length(int(kept.max()))) < T:
-        batch["tokens"], batch["visual_index"] = tokens[:, :longest], index[:, :longest]
+        positions, ids = example.targets(layout)
+        batch["target_positions"][row, : len(ids)] = positions
+        batch["targets"][row, : len(ids)] = ids
     return batch
 
 
@@ -191,45 +276,54 @@ def truncations(
     return {i: (n, limit) for i, n in enumerate(lengths) if n > limit}
 
 
-def _slots(example: Example, layout: VisualLayout) -> dict[str, int]:
-    videos = [m for m in example.media if m.kind == "video"]
-    if len(videos) > 1:
-        raise LayoutError(f"one video per prompt, got {len(videos)}")
-    images = [m for m in example.media if m.kind != "video"]
-    resampled = 0
-    for medium in images:
-        if medium.kind == "anyres":
-            plan = layout.anyres(medium.image_wh)
-            if plan.final_hw != plan.crop[2:]:
-                resampled += plan.final_hw[0] * plan.final_hw[1]
-    frames = sum(len(m.siglip) for m in videos)
-    return {
-        "frames": frames,
-        "views": sum(len(m.siglip) for m in images),
-        "hiera_frames": layout.num_hiera_frames(frames) if frames else 0,
-        "hiera_images": len(images) if layout.has_hiera else 0,
-        "resampled": resampled,
+def _largest_raw(media: Sequence[Medium]) -> tuple[int, int]:
+    sizes = [m.raw.shape[1:3] for m in media if m.raw is not None]
+    return (
+        max((h for h, _ in sizes), default=0),
+        max((w for _, w in sizes), default=0),
+    )
+
+
+def _fill(
+    examples: Sequence[Example], layout: VisualLayout, shape: BatchShape, pad_id: int
+) -> Batch:
+    """The arrays of ``shape`` with the examples in their rows."""
+    # What stands in unused slots: an empty one is of size 1 x 1, so that its resize is
+    # defined.
+    empty = {
+        "tokens": pad_id,
+        "visual_index": TEXT,
+        "lengths": 1,
+        "targets": -1,
+        "hiera_frame_sizes": 1,
+        "hiera_image_sizes": 1,
     }
-
-
-def _raw_slots(
-    batch: Batch, examples: Sequence[Example], slots: dict[str, int]
-) -> None:
-    """Arrays for raw frames and images, as large as the largest bucket among them."""
-    B = len(examples)
-    for kinds, name, key in (
-        (("video",), "hiera_frames", "hiera_frame_sizes"),
-        (("anyres", "padded"), "hiera_images", "hiera_image_sizes"),
-    ):
-        if not slots[name]:
-            continue
-        raws = [m.raw for e in examples for m in e.media if m.kind in kinds]
-        buckets = [bucket_size(*raw.shape[1:3]) for raw in raws if raw is not None]
-        h, w = (max(bucket[axis] for bucket in buckets) for axis in (0, 1))
-        batch[name] = np.zeros((B, slots[name], h, w, 3), np.uint8)
-        # Empty slots keep a size of 1 x 1, so that their resize is defined.
-        shape = (B, 2) if name == "hiera_frames" else (B, slots[name], 2)
-        batch[key] = np.ones(shape, np.int32)
+    arrays: Any = {
+        # Zeros are pages that the system hands out on the first write, so slots that
+        # stay empty cost next to nothing.
+        name: np.full(size, empty[name], dtype)
+        if name in empty
+        else np.zeros(size, dtype)
+        for name, (size, dtype) in shape.arrays(len(examples), layout).items()
+    }
+    batch: Batch = arrays
+    bank = layout.bank(
+        frames=shape.frames,
+        views=shape.views,
+        hiera_frames=shape.hiera_frames,
+        hiera_images=shape.hiera_images,
+        resampled=shape.resampled,
+    )
+    for row, example in enumerate(examples):
+        exact = example.shape(layout)
+        if not shape.targets:  # inference looks at no target
+            exact = replace(exact, targets=0)
+        cached = exact.hiera_channels or not (exact.hiera_frames or exact.hiera_images)
+        if not shape.holds(exact) or bool(shape.hiera_channels) > bool(cached):
+            raise ValueError(f"row {row} ({exact}) does not fit the shape ({shape})")
+        batch["lengths"][row] = exact.length
+        _fill_row(batch, row, example, layout, bank)
+    return batch
 
 
 def _fill_row(
@@ -241,14 +335,18 @@ def _fill_row(
         if medium.kind == "video":
             count = len(medium.siglip)
             batch["frames"][row, :count] = medium.siglip
-            if medium.raw is not None:
+            if medium.hiera is not None:
+                batch["hiera_frame_features"][row, : len(medium.hiera)] = medium.hiera
+            elif medium.raw is not None:
                 m, h, w, _ = medium.raw.shape
                 batch["hiera_frames"][row, :m, :h, :w] = medium.raw
                 batch["hiera_frame_sizes"][row] = (h, w)
             rows.append(layout.video_rows(bank, count))
             continue
         batch["views"][row, view : view + len(medium.siglip)] = medium.siglip
-        if medium.raw is not None:
+        if medium.hiera is not None:
+            batch["hiera_image_features"][row, image] = medium.hiera[0]
+        elif medium.raw is not None:
             _, h, w, _ = medium.raw.shape
             batch["hiera_images"][row, image, :h, :w] = medium.raw[0]
             batch["hiera_image_sizes"][row, image] = (h, w)
@@ -266,10 +364,15 @@ def _fill_row(
             rows.append(layout.padded_rows(bank, view=view, hiera_image=image))
         view += len(medium.siglip)
         image += 1
-    at = 0
+    at, limit = 0, layout.context_length
     for i, chunk in enumerate(example.chunks):
-        batch["tokens"][row, at : at + len(chunk)] = chunk
-        at += len(chunk)
+        at = _put(batch["tokens"][row, :limit], at, chunk)
         if i < len(rows):
-            batch["visual_index"][row, at : at + len(rows[i])] = rows[i]
-            at += len(rows[i])
+            at = _put(batch["visual_index"][row, :limit], at, rows[i])
+
+
+def _put(target: np.ndarray, at: int, values: Sequence[int] | np.ndarray) -> int:
+    """Write what fits from position ``at`` on; the position after all ``values``."""
+    room = max(len(target) - at, 0)
+    target[at : at + len(values)] = values[:room]
+    return at + len(values)

@@ -46,8 +46,10 @@ class Record(dict[str, Any]):
         return super().get(key, default)
 
 
-def check_golden_folder(folder: str | Path) -> Path:
+def check_golden_folder(folder: str | Path, files: Collection[str] = ()) -> Path:
     """The checkpoint inside a golden folder.
+
+    ``files`` are all needed; without them one of ``CASES`` is enough.
 
     Raises:
       GoldenError: the folder lacks a checkpoint or holds no case.
@@ -58,7 +60,10 @@ def check_golden_folder(folder: str | Path) -> Path:
     checkpoint = folder / "checkpoint"
     if not (checkpoint / "config.json").is_file():
         raise GoldenError(f"{folder}: not a golden folder (no checkpoint/config.json)")
-    if not any((folder / name).is_file() for name in CASES):
+    for name in files:
+        if not (folder / name).is_file():
+            raise GoldenError(f"{folder}: {name} is not there: not such a recording")
+    if not files and not any((folder / name).is_file() for name in CASES):
         raise GoldenError(
             f"{folder}: not a golden folder (none of {', '.join(CASES)} is there)"
         )

@@ -3,13 +3,21 @@
 Products take the activations' dtype, accumulate in float32 and are cast back: right on
 GPUs and several times faster than a plain bfloat16 product on CPUs. float32 products
 ask for full precision, so that GPUs do not silently compute them in TF32.
+
+Beside a kernel may stand a low-rank branch (LoRA, Hu et al. 2021): leaves ``lora_a``
+``[in..., r]``, ``lora_b`` ``[r, out...]`` and ``lora_scale``, put there by
+``vica_jax.train.lora``. The product is then ``x W + scale (x A) B``; W itself is never
+changed, so no gradient of W exists where only A and B train.
 """
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.custom_derivatives import SymbolicZero
 
 from vica_jax.sharding import Axes, declare
 
@@ -20,15 +28,118 @@ def precision_of(dtype: jnp.dtype) -> jax.lax.Precision:
 
 
 def dot(x: jax.Array, kernel: jax.Array, contract: int = 1) -> jax.Array:
-    """``x``'s last ``contract`` axes with ``kernel``'s first ones, in float32."""
-    lhs = tuple(range(x.ndim - contract, x.ndim))
+    """``x``'s last ``contract`` axes with ``kernel``'s first ones, in float32.
+
+    Its gradients are such products too, of operands in ``x``'s dtype: the rule that JAX
+    derives would multiply the float32 gradient as it is, with a kernel widened to
+    float32. A gradient that nobody asks for is not made and its operand not kept.
+    """
+    return _dot(x, kernel, contract)
+
+
+def _product(
+    x: jax.Array, y: jax.Array, x_axes: tuple[int, ...], y_axes: tuple[int, ...]
+) -> jax.Array:
     return jax.lax.dot_general(
         x,
-        kernel.astype(x.dtype),
-        ((lhs, tuple(range(contract))), ((), ())),
+        y,
+        ((x_axes, y_axes), ((), ())),
         precision=precision_of(x.dtype),
         preferred_element_type=jnp.float32,
     )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _dot(x, kernel, contract):
+    inner = tuple(range(x.ndim - contract, x.ndim))
+    return _product(x, kernel.astype(x.dtype), inner, tuple(range(contract)))
+
+
+def _dot_forward(x, kernel, contract):
+    y = _dot(x.value, kernel.value, contract)
+    kept_x = x.value if kernel.perturbed else None
+    kept_kernel = kernel.value if x.perturbed else None
+    dtypes = jnp.empty(0, x.value.dtype), jnp.empty(0, kernel.value.dtype)
+    return y, (kept_x, kept_kernel, dtypes)
+
+
+def _dot_backward(contract, kept, gradient):
+    x, kernel, (of_x, of_kernel) = kept
+    g = instantiate(gradient).astype(of_x.dtype)
+    d_x = d_kernel = None
+    if kernel is not None:
+        outs = kernel.ndim - contract
+        g_axes, k_axes = range(g.ndim - outs, g.ndim), range(contract, kernel.ndim)
+        d_x = _product(g, kernel.astype(g.dtype), tuple(g_axes), tuple(k_axes))
+        d_x = d_x.astype(g.dtype)
+    if x is not None:
+        rows = tuple(range(x.ndim - contract))
+        d_kernel = _product(x, g, rows, rows).astype(of_kernel.dtype)
+    return d_x, d_kernel
+
+
+_dot.defvjp(_dot_forward, _dot_backward, symbolic_zeros=True)
+
+
+def instantiate(gradient: Any) -> jax.Array:
+    """An incoming gradient of a ``custom_vjp`` with symbolic zeros, as an array."""
+    if isinstance(gradient, SymbolicZero):
+        aval: Any = gradient.aval
+        return jnp.zeros(aval.shape, aval.dtype)
+    return gradient
+
+
+class LowRank(NamedTuple):
+    """A branch beside a kernel; with a ``key`` its input is dropped out at ``rate``."""
+
+    a: jax.Array
+    b: jax.Array
+    scale: jax.Array
+    rate: jax.Array | None = None
+    key: jax.Array | None = None
+
+
+def low_rank(module: nn.Module) -> LowRank | None:
+    """The branch that stands in a module's parameters, if any.
+
+    It drops out where it has a rate and the model is applied with a ``dropout`` key.
+    """
+
+    def leaf(name):
+        return module.get_variable("params", name)
+
+    if not module.has_variable("params", "lora_a"):
+        return None
+    if not module.has_variable("params", "lora_scale"):
+        raise ValueError(
+            f"{'/'.join(module.path)}: lora_a without lora_scale: give the parameters "
+            "through vica_jax.train.lora.attach"
+        )
+    branch = LowRank(leaf("lora_a"), leaf("lora_b"), leaf("lora_scale"))
+    if not module.has_variable("params", "lora_dropout"):
+        return branch
+    if not module.has_rng("dropout"):
+        return branch
+    return branch._replace(rate=leaf("lora_dropout"), key=module.make_rng("dropout"))
+
+
+def multiply(
+    x: jax.Array, kernel: jax.Array, branch: LowRank | None, contract: int = 1
+) -> jax.Array:
+    """``dot`` with a kernel and the branch beside it, in float32."""
+    y = dot(x, kernel, contract)
+    if branch is None:
+        return y
+    if branch.rate is not None and branch.key is not None:
+        x = dropout(x, branch.rate, branch.key)
+    inner = dot(x, branch.a, contract) * branch.scale
+    return y + dot(inner.astype(x.dtype), branch.b)
+
+
+def dropout(x: jax.Array, rate: jax.Array, key: jax.Array) -> jax.Array:
+    """Every element zero with probability ``rate``, else divided by ``1 - rate``."""
+    keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+    return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
 
 
 def map_in_place(
@@ -70,7 +181,7 @@ class Linear(nn.Module):
         kernel = self.param(
             "kernel", declare(xavier, self.axes), self.shape, jnp.float32
         )
-        y = dot(x, kernel, self.contract)
+        y = multiply(x, kernel, low_rank(self), self.contract)
         if self.use_bias:
             zeros = declare(nn.initializers.zeros, self.axes[self.contract :])
             bias = self.param("bias", zeros, self.shape[self.contract :], jnp.float32)

@@ -9,6 +9,7 @@ D width, M MLP width, V vocabulary.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,9 +18,19 @@ from flax import linen as nn
 
 from vica_jax.models.attention import attend, attend_cache
 from vica_jax.models.config import Qwen2Config
-from vica_jax.models.layers import Linear, RMSNorm, dot, map_in_place, normal
+from vica_jax.models.layers import (
+    Linear,
+    LowRank,
+    RMSNorm,
+    dot,
+    instantiate,
+    low_rank,
+    map_in_place,
+    multiply,
+    normal,
+)
 from vica_jax.models.rope import apply_rope, rope_table
-from vica_jax.models.stack import Stack
+from vica_jax.models.stack import Remat, Stack
 from vica_jax.sharding import constrain, declare
 
 KV = tuple[jax.Array, jax.Array]
@@ -72,7 +83,11 @@ class Attention(nn.Module):
 
 
 class SwiGlu(nn.Module):
-    """``down(silu(gate(x)) * up(x))``; long inputs in chunks of tokens."""
+    """``down(silu(gate(x)) * up(x))``; long inputs in chunks of tokens.
+
+    In chunks only where nothing is differentiated: the loop would keep its whole carry
+    once for every chunk.
+    """
 
     cfg: Qwen2Config
 
@@ -80,27 +95,60 @@ class SwiGlu(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         c = self.cfg
 
-        def kernel(name, shape, axes):
-            return _Kernel(shape, axes, name=name)()
+        def weights(name, shape, axes) -> Weights:
+            kernel = _Kernel(shape, axes, name=name)
+            return kernel(), low_rank(kernel)
 
         into, back = (c.width, c.mlp_dim), (c.mlp_dim, c.width)
-        gate = kernel("gate_proj", into, ("embed", "mlp"))
-        up = kernel("up_proj", into, ("embed", "mlp"))
-        down = kernel("down_proj", back, ("mlp", "embed"))
+        gate = weights("gate_proj", into, ("embed", "mlp"))
+        up = weights("up_proj", into, ("embed", "mlp"))
+        down = weights("down_proj", back, ("mlp", "embed"))
+        branches = [branch for _, branch in (gate, up, down) if branch is not None]
+        drops_out = any(branch.key is not None for branch in branches)
+        if x.shape[0] * x.shape[1] <= MLP_CHUNK or drops_out:
+            return _swiglu(x, gate, up, down)
+        leaves, tree = jax.tree.flatten((x, gate, up, down))
+        return _chunked_swiglu(tree, *leaves)
 
-        def mlp(x):
-            hidden = jax.nn.silu(dot(x, gate)) * dot(x, up)
-            return dot(hidden.astype(x.dtype), down).astype(x.dtype)
 
-        B, T, D = x.shape
-        if B * T <= MLP_CHUNK:
-            return mlp(x)
-        if B == 1 or T > MLP_CHUNK:
-            chunk = MLP_CHUNK if T % MLP_CHUNK == 0 else _largest_divisor(T, MLP_CHUNK)
-            parts = x.reshape(B, T // chunk, chunk, D).swapaxes(0, 1)
-            parts = map_in_place(lambda _, part: mlp(part), parts)
-            return parts.swapaxes(0, 1).reshape(B, T, D)
-        return map_in_place(lambda _, row: mlp(row), x)
+Weights = tuple[jax.Array, LowRank | None]
+
+
+def _swiglu(x: jax.Array, gate: Weights, up: Weights, down: Weights) -> jax.Array:
+    hidden = jax.nn.silu(multiply(x, *gate)) * multiply(x, *up)
+    return multiply(hidden.astype(x.dtype), *down).astype(x.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _chunked_swiglu(tree: Any, *leaves: jax.Array) -> jax.Array:
+    """``_swiglu`` of the arguments' leaves; differentiated, the plain product."""
+    x, *weights = jax.tree.unflatten(tree, leaves)
+    B, T, D = x.shape
+    if B == 1 or T > MLP_CHUNK:
+        chunk = MLP_CHUNK if T % MLP_CHUNK == 0 else _largest_divisor(T, MLP_CHUNK)
+        parts = x.reshape(B, T // chunk, chunk, D).swapaxes(0, 1)
+        parts = map_in_place(lambda _, part: _swiglu(part, *weights), parts)
+        return parts.swapaxes(0, 1).reshape(B, T, D)
+    return map_in_place(lambda _, row: _swiglu(row, *weights), x)
+
+
+def _swiglu_forward(tree, *leaves):
+    # Weights that are not differentiated stay out, so that they have no gradient.
+    moving = {i: leaf.value for i, leaf in enumerate(leaves) if leaf.perturbed}
+
+    def plain(moving):
+        values = [moving.get(i, leaf.value) for i, leaf in enumerate(leaves)]
+        return _swiglu(*jax.tree.unflatten(tree, values))
+
+    return jax.vjp(plain, moving)
+
+
+def _swiglu_backward(tree, pull_back, gradient):
+    (gradients,) = pull_back(instantiate(gradient))
+    return tuple(gradients.get(i) for i in range(tree.num_leaves))
+
+
+_chunked_swiglu.defvjp(_swiglu_forward, _swiglu_backward, symbolic_zeros=True)
 
 
 class _Kernel(nn.Module):
@@ -153,9 +201,6 @@ class Embedder(nn.Module):
     def __call__(self, tokens: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
         return jnp.take(self.embedding, tokens, axis=0).astype(dtype)
 
-    def logits(self, x: jax.Array) -> jax.Array:
-        return dot(x, self.embedding.T)
-
 
 class Qwen2(nn.Module):
     """Embeddings in, final hidden states and keys/values out."""
@@ -163,11 +208,12 @@ class Qwen2(nn.Module):
     cfg: Qwen2Config
     dtype: jax.typing.DTypeLike = jnp.float32
     scan: bool = False
+    remat: Remat = "full"
 
     def setup(self):
         c = self.cfg
         self.embedder = Embedder(c)
-        self.layers = Stack(Block, c, c.depth, self.scan)
+        self.layers = Stack(Block, c, c.depth, self.scan, self.remat)
         self.final_norm = RMSNorm(c.norm_eps)
         if not c.tie_embeddings:
             shape, axes = (c.width, c.vocab_size), ("embed", "vocab")
@@ -195,9 +241,10 @@ class Qwen2(nn.Module):
         table = rope_table(positions, self.cfg.head_dim, self.cfg.rope_theta)
         return self.layers(x, table, lengths, per_layer=cache)
 
+    def output_kernel(self) -> jax.Array:
+        """The output matrix ``[D,V]``."""
+        return self.embedder.embedding.T if self.cfg.tie_embeddings else self.lm_head()
+
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Final norm and output matrix: ``[...,D]`` -> float32 ``[...,V]``."""
-        hidden = self.final_norm(hidden)
-        if self.cfg.tie_embeddings:
-            return self.embedder.logits(hidden)
-        return dot(hidden, self.lm_head())
+        return dot(self.final_norm(hidden), self.output_kernel())

@@ -43,3 +43,11 @@ def initialize(
     except (RuntimeError, ValueError) as error:
         first, *_ = str(error).strip().split("\n")
         raise DistributedError(f"cannot join the processes: {first}") from error
+
+
+def synchronize(name: str) -> None:
+    """Wait until every process has come here."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)

@@ -6,7 +6,7 @@ the same program at every step, whatever media its own rows hold.
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from vica_jax.data.example import collate_training
+from vica_jax.data.example import Example, collate_training
 from vica_jax.data.loader import Loaded
 from vica_jax.data.settings import ShapeBuckets
 from vica_jax.data.shapes import BatchShape
@@ -27,7 +27,8 @@ from vica_jax.typing import Batch
 class GlobalBatch:
     """One step's batch, arrays ``[A,M,...]`` on the mesh, and what it is made of.
 
-    ``loaded`` is this process's part; ``bad`` counts unreadable samples of all.
+    ``loaded`` is this process's part; ``bad`` and ``truncated`` count unreadable and
+    cut samples of all processes, ``flops`` are the model FLOPs of the whole batch.
     ``wait_s`` is the time this host waited for data.
     """
 
@@ -35,6 +36,8 @@ class GlobalBatch:
     shape: BatchShape
     loaded: Loaded
     bad: int
+    truncated: int
+    flops: float
     wait_s: float
 
 
@@ -60,7 +63,7 @@ def feed(
     mesh: Mesh,
     accumulation: int,
     micro_batch: int,
-    pad_id: int = 0,
+    flops_of: Callable[[Sequence[Example]], float] = lambda examples: 0.0,
 ) -> Iterator[GlobalBatch]:
     """Global batches, placed; the shape of the next one is agreed on ahead.
 
@@ -69,15 +72,13 @@ def feed(
     next, so devices do not wait for hosts to copy.
     """
     source = iter(batches)
-    ahead = _agree(source, layout, buckets)
+    ahead = _agree(source, layout, buckets, flops_of)
     while ahead is not None:
-        loaded, shape, bad, wait = ahead
-        host = collate_training(loaded.examples, layout, shape, pad_id=pad_id)
+        loaded, agreed = ahead
+        host = collate_training(loaded.examples, layout, agreed["shape"])
         arrays = place(host, mesh, accumulation, micro_batch)
-        ahead = _agree(source, layout, buckets)
-        yield GlobalBatch(
-            arrays=arrays, shape=shape, loaded=loaded, bad=bad, wait_s=wait
-        )
+        ahead = _agree(source, layout, buckets, flops_of)
+        yield GlobalBatch(arrays=arrays, loaded=loaded, **agreed)
 
 
 def place(host: Batch, mesh: Mesh, accumulation: int, micro_batch: int) -> Batch:
@@ -110,21 +111,34 @@ def _local_micro_rows(mesh: Mesh, micro_batch: int) -> list[int]:
 
 
 def _agree(
-    source: Iterator[Loaded], layout: VisualLayout, buckets: ShapeBuckets
-) -> tuple[Loaded, BatchShape, int, float] | None:
-    """The next batch with the shape and the number of bad samples of all processes."""
+    source: Iterator[Loaded],
+    layout: VisualLayout,
+    buckets: ShapeBuckets,
+    flops_of: Callable[[Sequence[Example]], float],
+) -> tuple[Loaded, dict[str, Any]] | None:
+    """The next batch with what all processes have to know of it."""
     start = time.perf_counter()
     loaded = next(source, None)
     wait = time.perf_counter() - start
     if loaded is None:  # on every process at once: all have the same number of steps
         return None
     shape = BatchShape.of(loaded.examples, layout, buckets)
-    bad = len(loaded.bad)
+    gigaflops = round(flops_of(loaded.examples) / 1e9)  # jax exchanges int32
+    counts = np.array([len(loaded.bad), len(loaded.truncated), gigaflops])
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
-        own = np.append(shape.to_vector(), bad)
-        every = multihost_utils.process_allgather(own)
-        shape = BatchShape.from_vector(every[:, :-1].max(0))
-        bad = int(every[:, -1].sum())
-    return loaded, shape, bad, wait
+        sizes = shape.to_vector()
+        own = np.concatenate([sizes, counts]).astype(np.int32)
+        every = np.asarray(multihost_utils.process_allgather(own))
+        shape = BatchShape.from_vector(every[:, : len(sizes)].max(0))
+        counts = every[:, len(sizes) :].astype(np.int64).sum(0)
+    bad, truncated, gigaflops = (int(count) for count in counts)
+    flops = gigaflops * 1e9
+    return loaded, {
+        "shape": shape,
+        "bad": bad,
+        "truncated": truncated,
+        "flops": flops,
+        "wait_s": wait,
+    }

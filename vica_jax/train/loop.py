@@ -39,12 +39,13 @@ class Log(Protocol):
     def event(self, step: int, name: str, **values: Any) -> None: ...
 
 
-class BadSamples(Protocol):
-    """What the loop needs of ``vica_jax.train.bad_samples.BadSampleLog``."""
+class Samples(Protocol):
+    """What the loop needs of ``vica_jax.train.sample_log.SampleLog``."""
+
+    bad: int
+    truncated: int
 
     def add(self, batch: GlobalBatch) -> None: ...
-    @property
-    def total(self) -> int: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +53,11 @@ class Hooks:
     """What happens beside steps; None: it does not.
 
     ``validate(state)`` returns values to log. ``export(step)`` runs once the
-    checkpoint of that step is on disk. ``flops(batch)`` are the model FLOPs of a batch.
+    checkpoint of that step is on disk.
     """
 
     validate: Callable[[TrainState], Mapping[str, float]] | None = None
     export: Callable[[int], None] | None = None
-    flops: Callable[[GlobalBatch], float] | None = None
 
 
 def train(
@@ -68,7 +68,7 @@ def train(
     batches: Iterable[GlobalBatch],
     checkpoints: Checkpoints,
     log: Log,
-    bad: BadSamples,
+    samples: Samples,
     *,
     total_steps: int,
     consumed: int,
@@ -77,8 +77,9 @@ def train(
 ) -> TrainState:
     """Run ``state`` from its own step to ``total_steps``; returns the last state.
 
-    ``consumed`` is the number of examples that ``state`` has seen. ``record`` is saved with every state; the loop adds ``consumed``, ``epoch`` and
-    ``bad_samples``.
+    ``consumed`` is the number of examples that ``state`` has seen. ``record`` is saved
+    with every state; the loop adds ``consumed``, ``epoch``, ``bad``
+    and ``truncated``.
 
     Raises:
       DivergedError: a loss or gradient norm is not finite; nothing is saved after it.
@@ -97,25 +98,25 @@ def train(
         number, batch, metrics, wait = pending
         pending = None
         values = {name: float(x) for name, x in jax.device_get(metrics).items()}
-        check_finite(number, values, checkpoints.latest())
         done = time.perf_counter()
         values |= {
             "examples": batch.loaded.consumed - consumed,
-            "bad": bad.total,
+            "bad": samples.bad,
+            "truncated": samples.truncated,
+            "flops": batch.flops,
             "consumed": batch.loaded.consumed,
             "epoch": batch.loaded.epoch,
             "step_seconds": done - last,
             "wait_seconds": wait,
         }
-        if hooks.flops is not None:
-            values["flops"] = hooks.flops(batch)
         last, consumed = done, batch.loaded.consumed
         log.log(number, values)
+        check_finite(number, values, checkpoints.latest())
 
     source = iter(batches)
     while step < total_steps:
         batch = next(source)
-        bad.add(batch)
+        samples.add(batch)
         if batch.shape not in shapes:
             shapes.add(batch.shape)
             log.event(step + 1, "compile", program=len(shapes), shape=str(batch.shape))
@@ -138,7 +139,8 @@ def train(
             made_of = {
                 "consumed": batch.loaded.consumed,
                 "epoch": batch.loaded.epoch,
-                "bad_samples": bad.total,
+                "bad": samples.bad,
+                "truncated": samples.truncated,
             }
             checkpoints.save(step, state, {**record, **made_of})
             log.event(step, "checkpoint", consumed=batch.loaded.consumed)
@@ -154,7 +156,9 @@ def check_finite(step: int, values: Mapping[str, float], saved: int | None) -> N
     """Raise DivergedError unless loss and gradient norm are finite."""
     for name in ("loss", "grad_norm"):
         if not math.isfinite(values[name]):
-            kept = f"the last checkpoint is step {saved}" if saved else "nothing is saved"
+            kept = (
+                f"the last checkpoint is step {saved}" if saved else "nothing is saved"
+            )
             raise DivergedError(
                 f"step {step}: {name} is {values[name]} and the run stops ({kept}): "
                 "lower the rates, lengthen the warm-up or look at the batch's samples"

@@ -32,8 +32,9 @@ def make_schedule(settings: OptimizerSettings, total_steps: int) -> Schedule:
     def factor(step):
         step = step.astype(jnp.float32)
         rise = step / max(1, warmup)
-        progress = (step - warmup) / max(1, total_steps - warmup)
-        fall = jnp.maximum(0.0, 0.5 * (1.0 + jnp.cos(math.pi * progress)))
+        # (1 + cos(pi p)) / 2 as a square, which does not cancel near the end.
+        left = jnp.maximum(total_steps - step, 0) / max(1, total_steps - warmup)
+        fall = jnp.square(jnp.sin(math.pi / 2 * left))
         return jnp.where(step < warmup, rise, fall)
 
     return factor
@@ -76,7 +77,9 @@ def clip_by_norm(grads: Any, limit: float) -> tuple[Any, jax.Array]:
 
     torch's rule: the factor is ``limit / (norm + 1e-6)``, at most 1. Limit 0: as is.
     """
-    squares = [jnp.sum(jnp.square(g.astype(jnp.float32))) for g in jax.tree.leaves(grads)]
+    squares = [
+        jnp.sum(jnp.square(g.astype(jnp.float32))) for g in jax.tree.leaves(grads)
+    ]
     norm = jnp.sqrt(sum(squares, jnp.zeros((), jnp.float32)))
     if not limit:
         return grads, norm

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from vica_jax.checkpoint import TrainingCheckpoints, fingerprint, read_manifest
 from vica_jax.checkpoint.manifest import Manifest
 from vica_jax.config import plain
+from vica_jax.data.example import Example
 from vica_jax.data.loader import Loader
 from vica_jax.data.mixture import Mixture, read_mixture
 from vica_jax.data.order import split_validation
@@ -23,13 +24,13 @@ from vica_jax.errors import InputError
 from vica_jax.models.config import VicaConfig
 from vica_jax.models.vica import Vica
 from vica_jax.sharding import make_mesh
-from vica_jax.train.bad_samples import BadSampleLog
 from vica_jax.train.export import export_native
-from vica_jax.train.feed import GlobalBatch, batch_shards, feed, local_rows
+from vica_jax.train.feed import batch_shards, feed, local_rows
 from vica_jax.train.flops import peak_flops, sample_flops
 from vica_jax.train.loop import Hooks, train
 from vica_jax.train.metrics import Tracker
 from vica_jax.train.optimizer import make_optimizer, make_schedule
+from vica_jax.train.sample_log import SampleLog
 from vica_jax.train.settings import TrainSettings
 from vica_jax.train.state import (
     Plan,
@@ -71,7 +72,7 @@ class RunError(InputError):
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What is fixed before the first step: model, mesh, plan, optimiser, batch sizes."""
+    """What is fixed before the first step: model, mesh, plan and batch sizes."""
 
     settings: TrainSettings
     cfg: VicaConfig
@@ -144,7 +145,10 @@ def run(
     first = jax.process_index() == 0
     if first:
         workdir.mkdir(parents=True, exist_ok=True)
-    mixture = read_mixture(settings.data.mixture, seed=settings.seed)
+    data = settings.data
+    mixture = read_mixture(data.mixture, seed=settings.seed, exclude=data.exclude)
+    for name in mixture.excluded if first else ():
+        log.info("%s: left out, data.exclude matches", name)
     chosen, held_out = split_validation(
         len(mixture), settings.data.validation_share, seed=settings.seed
     )
@@ -167,9 +171,10 @@ def run(
         "config": plain(settings),
         "total_steps": total,
         "lora": plain(settings.lora),
-        "samples": [len(mixture), len(chosen)],
+        "samples": len(chosen),
+        "digest": mixture.digest,
     }
-    record: Mapping[str, Any] = {"consumed": 0, "bad_samples": 0}
+    record: Mapping[str, Any] = {"consumed": 0, "bad": 0, "truncated": 0}
     if start is not None:
         record = checkpoints.read_record(start)
         check_resumable(record, made_of, workdir)
@@ -189,6 +194,7 @@ def run(
             tensorboard=settings.log.tensorboard,
             wandb=settings.log.wandb_project,
             progress=settings.log.progress,
+            line_every=settings.log.line_every,
             peak_flops=settings.log.peak_tflops * 1e12
             or peak_flops(jax.devices()[0].device_kind),
             devices=stage.mesh.size,
@@ -196,11 +202,10 @@ def run(
             config=plain(settings),
         )
         loader = make_loader(stage, manifest, mixture, chosen, record["consumed"])
-        bad = BadSampleLog(
+        samples = SampleLog(
             workdir,
             max_share=settings.data.max_bad_share,
-            consumed=record["consumed"],
-            total=record["bad_samples"],
+            **{key: record[key] for key in ("consumed", "bad", "truncated")},
         )
 
         def export(step: int) -> None:
@@ -225,7 +230,7 @@ def run(
                 batches_of(stage, loader),
                 checkpoints,
                 tracker,
-                bad,
+                samples,
                 total_steps=total,
                 consumed=record["consumed"],
                 record=made_of,
@@ -234,7 +239,6 @@ def run(
                         stage, manifest, mixture, held_out, frozen
                     ),
                     export=export,
-                    flops=make_flops(stage),
                 ),
             )
         finally:
@@ -288,6 +292,7 @@ def batches_of(stage: Stage, loader: Any) -> Any:
         mesh=stage.mesh,
         accumulation=stage.accumulation,
         micro_batch=stage.micro_batch,
+        flops_of=make_flops(stage),
     )
 
 
@@ -329,14 +334,14 @@ def make_validation(
     return validate
 
 
-def make_flops(stage: Stage) -> Callable[[GlobalBatch], float]:
-    """Model FLOPs of a batch, from this process's rows and its share of them."""
+def make_flops(stage: Stage) -> Callable[[Sequence[Example]], float]:
+    """Model FLOPs of training on some examples, their padding not counted."""
     parts = frozenset(path.split("/")[0] for path in stage.plan.groups)
-    layout, rows = stage.cfg.layout, stage.settings.global_batch_size
+    layout = stage.cfg.layout
 
-    def flops(batch: GlobalBatch) -> float:
+    def flops(examples: Sequence[Example]) -> float:
         total = 0.0
-        for example in batch.loaded.examples:
+        for example in examples:
             videos = [m for m in example.media if m.kind == "video"]
             images = [m for m in example.media if m.kind != "video"]
             frames = sum(len(m.siglip) for m in videos)
@@ -350,7 +355,7 @@ def make_flops(stage: Stage) -> Callable[[GlobalBatch], float]:
                 targets=sum(map(sum, example.supervised)),
                 trainable=parts,
             )
-        return total * rows / len(batch.loaded.examples)
+        return total
 
     return flops
 
@@ -365,11 +370,11 @@ def check_resumable(
             f"those of {now['base']}: give the same --config.init_from, or another "
             "--workdir"
         )
-    if record["samples"] != now["samples"]:
+    if record["digest"] != now["digest"]:
         raise RunError(
-            f"{workdir}: this run began with {record['samples'][1]:,} samples, the "
-            f"mixture now has {now['samples'][1]:,}: give the same data, or another "
-            "--workdir"
+            f"{workdir}: the mixture has changed since this run began (it had "
+            f"{record['samples']:,} samples, now {now['samples']:,}): give the same "
+            "data, or another --workdir"
         )
     before, after = dict(_flat(record["config"])), dict(_flat(now["config"]))
     for key in sorted(before.keys() | after.keys()):

@@ -71,9 +71,9 @@ class MeshSettings:
             )
         if devices % known or (not free and devices != known):
             raise SettingsError(
-                f"mesh {sizes} does not fit {devices} devices: choose --config.mesh.data,"
-                " --config.mesh.fsdp and --config.mesh.tensor so that their product is "
-                "the number of devices"
+                f"mesh {sizes} does not fit {devices} devices: choose "
+                "--config.mesh.data, --config.mesh.fsdp and --config.mesh.tensor so "
+                "that their product is the number of devices"
             )
         if free:
             sizes[free[0]] = devices // known
@@ -119,7 +119,7 @@ class CheckpointSettings:
 class LogSettings:
     """What is written beside metrics.jsonl and curves.png."""
 
-    every: int = 1  # steps between two records
+    line_every: int = 10  # steps between two progress lines where there is no terminal
     tensorboard: bool = True
     wandb_project: str = ""  # empty: no Weights & Biases
     peak_tflops: float = 0.0  # of one device, for MFU; 0: known devices only

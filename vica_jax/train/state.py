@@ -47,10 +47,10 @@ class TrainState(struct.PyTreeNode):
     data, from which every step derives its own key.
     """
 
-    step: jax.Array
-    params: Params
+    step: Any  # Any: a state of shapes or of shardings has the same form
+    params: Any
     opt_state: Any
-    rng: jax.Array
+    rng: Any
 
 
 @dataclass(frozen=True, kw_only=True)

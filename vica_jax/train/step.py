@@ -34,9 +34,9 @@ def make_train_step(
 ) -> Callable[[TrainState, Params, Batch], tuple[TrainState, Metrics]]:
     """The jitted ``step(state, frozen, batch) -> (state, metrics)``; state is donated.
 
-    The batch's arrays have a leading axis of micro-batches, ``[A,M,...]``. ``shardings``
-    is the state's. Metrics: ``loss``, ``grad_norm`` (before clipping),
-    ``learning_rate/NAME`` of each rate, ``target_tokens``, ``tokens`` (valid positions).
+    The batch's arrays have a leading axis of micro-batches, ``[A,M,...]``.
+    ``shardings`` is the state's. Metrics: ``loss``, ``grad_norm`` (before clipping),
+    ``learning_rate/NAME`` of each rate, ``target_tokens``, ``tokens`` (valid ones).
     """
     gradients = make_gradients(model, shardings.params, lora=lora)
 
