@@ -5,17 +5,19 @@ tables. ``vica_jax.train.settings`` says what each field means.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-Variants = dict[str, Callable[[ConfigDict], None]]
+Config = Any  # a ConfigDict, whose fields have no static types
+Variants = dict[str, Callable[[Config], None]]
 SMOKE_MODEL = "tests/goldens/tiny-vica2/checkpoint"
 SMOKE_DATA = "smoke-data"
 
 
 def training(
     name: str, *, trainable: str, rates: dict[str, float], global_batch_size: int
-) -> ConfigDict:
+) -> Config:
     """Settings of a stage: AdamW, cosine, one epoch, 64 frames, 32,768 tokens."""
     return ConfigDict(
         {
@@ -98,7 +100,7 @@ def all_but_hiera() -> str:
     return "hiera/.*=frozen, siglip/.*=siglip, .*=base"
 
 
-def smoke(config: ConfigDict) -> None:
+def smoke(config: Config) -> None:
     """The whole way at toy size: a recorded tiny model, data that a script writes.
 
     python -m scripts.make_smoke_data --target=smoke-data
@@ -136,7 +138,7 @@ SMOKE_MIXTURES = {
 }
 
 
-def lora(config: ConfigDict) -> None:
+def lora(config: Config) -> None:
     """Adapters on every product of the language model's layers, nothing else trains."""
     config.lora = ConfigDict(
         {
@@ -153,7 +155,7 @@ def lora(config: ConfigDict) -> None:
 VARIANTS: Variants = {"lora": lora, "smoke": smoke}
 
 
-def apply_variants(config: ConfigDict, arg: str | None, own: Variants) -> ConfigDict:
+def apply_variants(config: Config, arg: str | None, own: Variants) -> Config:
     """The config changed by each variant that ``arg`` names."""
     variants = {**own, **VARIANTS}
     for name in filter(None, (arg or "").split(",")):

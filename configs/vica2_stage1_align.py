@@ -9,12 +9,10 @@
 ``:smoke`` runs in about a minute on a CPU, ``:lora`` trains adapters instead.
 """
 
-from ml_collections import ConfigDict
-
-from configs.common import apply_variants, training
+from configs.common import Config, apply_variants, training
 
 
-def get_config(arg: str | None = None) -> ConfigDict:
+def get_config(arg: str | None = None) -> Config:
     config = training(
         "vica2_stage1_align",
         trainable="hiera_projector/.*=base, .*=frozen",

@@ -7,12 +7,10 @@ Data: LLaVA-OneVision-Data, ``random:10%`` of each part: a YAML list (docs/data.
 ``:smoke`` runs in about a minute on a CPU, ``:lora`` trains adapters instead.
 """
 
-from ml_collections import ConfigDict
-
-from configs.common import all_but_hiera, apply_variants, training
+from configs.common import Config, all_but_hiera, apply_variants, training
 
 
-def get_config(arg: str | None = None) -> ConfigDict:
+def get_config(arg: str | None = None) -> Config:
     config = training(
         "vica2_stage2_onevision",
         trainable=all_but_hiera(),

@@ -10,12 +10,10 @@ published models were probably trained at 1e-5 throughout:
 files out, ``:smoke`` runs in about a minute on a CPU, ``:lora`` trains adapters.
 """
 
-from ml_collections import ConfigDict
-
-from configs.common import all_but_hiera, apply_variants, training
+from configs.common import Config, all_but_hiera, apply_variants, training
 
 
-def get_config(arg: str | None = None) -> ConfigDict:
+def get_config(arg: str | None = None) -> Config:
     config = training(
         "vica2_stage3_spatial",
         trainable=all_but_hiera(),
@@ -28,6 +26,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
     return apply_variants(config, arg, {"base_only": base_only})
 
 
-def base_only(config: ConfigDict) -> None:
+def base_only(config: Config) -> None:
     """Without the sources whose file name says that they are complex reasoning."""
     config.data.exclude = r".*complex.*"

@@ -7,12 +7,10 @@ The reference publishes no script of this stage: rates and batch are stage 3's.
 ``:smoke`` runs in about a minute on a CPU, ``:lora`` trains adapters instead.
 """
 
-from ml_collections import ConfigDict
-
-from configs.common import all_but_hiera, apply_variants, training
+from configs.common import Config, all_but_hiera, apply_variants, training
 
 
-def get_config(arg: str | None = None) -> ConfigDict:
+def get_config(arg: str | None = None) -> Config:
     config = training(
         "vica2_stage4_thinking",
         trainable=all_but_hiera(),

@@ -8,15 +8,13 @@ reasoning files out, ``:smoke`` runs in about a minute on a CPU, ``:lora`` train
 adapters instead.
 """
 
-from ml_collections import ConfigDict
-
-from configs.common import apply_variants, training
+from configs.common import Config, apply_variants, training
 from configs.vica2_stage3_spatial import base_only
 
 SMOKE_MODEL = "tests/goldens/tiny-vica/checkpoint"
 
 
-def get_config(arg: str | None = None) -> ConfigDict:
+def get_config(arg: str | None = None) -> Config:
     config = training(
         "vica_finetune",
         trainable="siglip/.*=siglip, .*=base",

@@ -16,6 +16,7 @@ import os
 from pathlib import Path
 
 from absl import flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from scripts import cli
@@ -29,15 +30,16 @@ flags.DEFINE_integer("process_id", None, "this process's number, from 0")
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(message)s"))
     logging.getLogger("vica_jax").setLevel(logging.INFO)
     import jax
 
     from convert.load import resolve, to_hf, to_native
+    from convert.trained import export_adapter
     from vica_jax.checkpoint import is_checkpoint
     from vica_jax.config import build
     from vica_jax.train.distributed import initialize, synchronize
-    from vica_jax.train.run import run
+    from vica_jax.train.run import Exporters, run
     from vica_jax.train.settings import TrainSettings
 
     settings = build(TrainSettings, CONFIG.value)
@@ -49,7 +51,7 @@ def main() -> None:
         if jax.process_index() == 0 and not is_checkpoint(base):
             to_native(resolve(settings.init_from), base, progress=True)
         synchronize("base")
-    export = run(settings, base, workdir, export_hf=to_hf)
+    export = run(settings, base, workdir, Exporters(hf=to_hf, adapter=export_adapter))
     if jax.process_index() == 0:
         print(f"{settings.name}: {os.path.relpath(export)}")
 

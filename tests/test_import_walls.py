@@ -54,7 +54,7 @@ ONLY_IN = {
     "av": "data world scripts",
     "PIL": "data eval world scripts",
     "ml_collections": "config configs scripts",
-    "absl": "scripts configs",
+    "absl": "scripts configs data.loader",
     "pickle": "",
     "tests": "",
 }

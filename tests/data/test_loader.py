@@ -378,8 +378,7 @@ def test_workers_start_no_backend_and_can_be_left(data):
     quiet = {"backends": False, "threads": 1, "interrupts": True}
     assert facts == [quiet] * BATCH
     assert multiprocessing.active_children() == []
-    del loaded
-    assert shared_memory() == 0
+    assert shared_memory() == 0  # though what was handed out is still there
 
 
 def test_slots_pickle_small_and_without_a_tokenizer(data):

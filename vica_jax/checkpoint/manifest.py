@@ -211,11 +211,12 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
         raise CheckpointError(f"{file}: {error}") from None
 
 
-def fingerprint(folder: str | os.PathLike[str]) -> str:
+def fingerprint(folder: str | os.PathLike[str], prefix: str = "") -> str:
     """What identifies a checkpoint's weights: a SHA-256 over its table of leaves.
 
     Paths, shapes, dtypes and CRC-32s; not where the leaves lie, nor anything else in
-    the manifest. The weights themselves are not read.
+    the manifest. The weights themselves are not read. With ``prefix`` only of the
+    leaves whose path begins so.
 
     Raises:
       CheckpointError: see ``read_manifest``.
@@ -224,6 +225,7 @@ def fingerprint(folder: str | os.PathLike[str]) -> str:
     table = [
         [path, leaf.shape, leaf.dtype, [(b.rows, b.crc32) for b in leaf.blocks]]
         for path, leaf in sorted(leaves.items())
+        if path.startswith(prefix)
     ]
     return hashlib.sha256(json.dumps(table).encode()).hexdigest()
 

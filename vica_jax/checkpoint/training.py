@@ -110,7 +110,9 @@ class TrainingCheckpoints:
                     todelete_subdir=DELETED,
                     save_root_metadata=False,
                     async_options=ocp.options.AsyncOptions(
-                        timeout_secs=TIMEOUT_SECONDS
+                        timeout_secs=TIMEOUT_SECONDS,
+                        # Where making folders fails, threads would wait for them.
+                        create_directories_asynchronously=False,
                     ),
                 ),
             )
@@ -241,9 +243,9 @@ class TrainingCheckpoints:
             yield
         except Exception as error:  # orbax, tensorstore, the disk, the network
             step, self._saving = self._saving, None
-            if jax.process_index() == 0:
-                with contextlib.suppress(OSError):
-                    _remove(_partial_folders(self.folder))
+            # Orbax has forgotten the steps that this save was to replace. What the save
+            # has left is removed at the next start: some of its writes still run.
+            self._manager.reload()
             raise self._failed(step, _reason(error)) from error
 
     def _clean(self) -> None:
@@ -370,13 +372,8 @@ def _partial_folders(folder: Path) -> list[Path]:
     return [p for p in folder.iterdir() if ocp.utils.TMP_DIR_SUFFIX in p.name]
 
 
-def _remove(folders: list[Path]) -> None:
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def _remove_leftovers(folder: Path) -> None:
-    partial = _partial_folders(folder)
-    for path in partial:
+    for path in _partial_folders(folder):
         log.warning("%s: left by a save that was interrupted: removed", path)
-    _remove([*partial, folder / DELETED])
+        shutil.rmtree(path, ignore_errors=True)
+    shutil.rmtree(folder / DELETED, ignore_errors=True)

@@ -8,7 +8,8 @@ nodes (None, optax's EmptyState) have no leaves and no names.
 Typed random keys are stored as their integers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -113,5 +114,10 @@ def _as_key(data: jax.Array, like: Any) -> jax.Array:
         return data
     kinds = []
     jax.eval_shape(lambda key: kinds.append(jax.random.key_impl(key)), like)
-    wrap = lambda data: jax.random.wrap_key_data(data, impl=kinds[0])
-    return jax.jit(wrap, out_shardings=like.sharding)(data)
+    return _wrap(kinds[0], like.sharding)(data)
+
+
+@cache
+def _wrap(kind: Any, sharding: Any) -> Callable[[jax.Array], jax.Array]:
+    wrap = partial(jax.random.wrap_key_data, impl=kind)
+    return jax.jit(wrap, out_shardings=sharding)

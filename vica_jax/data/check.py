@@ -182,7 +182,9 @@ class _Checker:
             check_record(value, time_instruction=self.settings.time_instruction)
             self.paths[index] = tuple(media_paths(value, self.settings))
             for path in self.paths[index]:
-                self.kinds[path] = "video" if kind == "video" else "image"
+                use = "video" if kind == "video" else "image"
+                if self.kinds.setdefault(path, use) != use:
+                    raise InputError(f"{path} is named as an image and as a video")
                 self.found.named_by.setdefault(path, []).append(index)
         except InputError as error:
             self.note(index, value, error)
@@ -198,13 +200,14 @@ class _Checker:
 
     def note(self, index: int, value: Mapping[str, Any], error: InputError) -> None:
         """A fault of the record itself."""
-        name = str(value.get("id", ""))
+        name = value.get("id", "")
+        reason = str(error).removeprefix(f"record {name!r}: ")
         self.found.problems.append(
             RecordProblem(
                 source=self.found.sources[self.found.source[index]].name,
                 index=index,
-                id=name,
-                reason=" ".join(str(error).removeprefix(f"record {name!r}: ").split()),
+                id=str(name),
+                reason=" ".join(reason.removeprefix("record: ").split()),
             )
         )
 

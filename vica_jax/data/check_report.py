@@ -4,7 +4,6 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import numpy as np
 from vica_jax.data.check import MODALITIES, Findings
 from vica_jax.data.headers import FileFacts
 from vica_jax.data.order import split_validation
+from vica_jax.data.shapes import BatchShape
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,8 +37,6 @@ def summarise(found: Findings) -> JsonDict:
     bad = Counter(found.source[~usable].tolist())
     context, tokens = found.layout.context_length, found.tokens
     over = int(np.sum(tokens > context))
-    edges = [0, *settings.shapes.lengths]
-    kept = np.minimum(tokens, context)
     return {
         "mixture": settings.mixture,
         "max_bad_share": settings.max_bad_share,
@@ -79,10 +77,7 @@ def summarise(found: Findings) -> JsonDict:
             "context_length": context,
             "over_context": over,
             "over_context_share": over / max(len(tokens), 1),
-            "per_bucket": {
-                str(high): int(np.sum((kept > low) & (kept <= high)))
-                for low, high in pairwise(edges)
-            },
+            "per_bucket": _per_bucket(np.minimum(tokens, context), found),
         },
         "file_problems": [
             {
@@ -125,6 +120,16 @@ def _modalities(found: Findings, chosen: np.ndarray) -> dict[str, int]:
     return {
         name: int(np.sum(kinds == number)) for number, name in enumerate(MODALITIES)
     }
+
+
+def _per_bucket(lengths: np.ndarray, found: Findings) -> dict[str, int]:
+    """Records per static length that they are padded to in a batch of their own."""
+    buckets: Counter[int] = Counter()
+    for length, count in zip(*np.unique(lengths, return_counts=True), strict=True):
+        shape = BatchShape(length=int(length))
+        shape = shape.bucketed(found.layout, found.settings.shapes)
+        buckets[shape.length] += int(count)
+    return {str(length): count for length, count in sorted(buckets.items())}
 
 
 def _describe(found: Findings, kind: str) -> JsonDict:
@@ -225,8 +230,8 @@ def _describe_tokens(facts: JsonDict) -> Iterator[str]:
         f"({tokens['over_context_share']:.2%}) past the context of "
         f"{tokens['context_length']:,}{cut}"
     )
-    buckets = {high: n for high, n in tokens["per_bucket"].items() if n}
-    listed = ", ".join(f"{int(high):,}: {n:,}" for high, n in buckets.items())
+    buckets = tokens["per_bucket"].items()
+    listed = ", ".join(f"{int(high):,}: {n:,}" for high, n in buckets)
     yield f"           records per length bucket: {listed}"
 
 
@@ -321,7 +326,7 @@ def plot_tokens(found: Findings, target: Path) -> None:
 
 
 def _histogram(ax: Any, found: Findings, values: np.ndarray, label: str) -> None:
-    """One outline per modality; axes are logarithmic where their numbers differ much."""
+    """One outline per modality; axes are logarithmic where numbers differ much."""
     usable = found.usable
     low, high = int(values[usable].min()), int(values[usable].max())
     if high > SPREAD * max(np.median(values[usable]), 1):

@@ -150,9 +150,7 @@ class Example:
         )
 
 
-def video_medium(
-    frames: np.ndarray, layout: VisualLayout, indices: Sequence[int] = ()
-) -> Medium:
+def video_medium(frames: np.ndarray, layout: VisualLayout) -> Medium:
     """uint8 frames ``[F,h,w,3]`` -> every frame for SigLIP, every s-th for Hiera."""
     layout.check_video(len(frames))
     height, width = frames.shape[1:3]
@@ -161,7 +159,6 @@ def video_medium(
         siglip=resize_siglip(frames, layout.siglip_image_size),
         raw=frames[:: layout.frame_stride] if layout.has_hiera else None,
         image_wh=(width, height),
-        indices=tuple(indices),
     )
 
 

@@ -10,6 +10,7 @@ Size: 1.8 MB an image and 59 MB a 64-frame video of ViCA2 (32 frames of 32 x 32 
 whose raw 480 x 640 frames are 29 MB: the cache trades disk for Hiera's time.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -76,8 +77,7 @@ class FeatureCache:
             raise FeatureError(
                 f"{path}: cannot look at it ({error.strerror})"
             ) from None
-        numbers = [int(index) for index in indices]
-        text = json.dumps([recorded, file, numbers, self.hiera_hash, tower])
+        text = json.dumps([recorded, file, list(indices), self.hiera_hash, tower])
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
     def path(self, key: str) -> Path:
@@ -105,7 +105,8 @@ class FeatureCache:
                 "space or name another folder"
             ) from None
         finally:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # renamed, or never there
+                partial.unlink()
 
     def read(self, key: str, num_frames: int) -> np.ndarray:
         """The stored bfloat16 ``[num_frames,r,r,C]``.

@@ -65,8 +65,8 @@ def _look_at_image(path: Path) -> FileFacts:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            # Asked for more, a PNG without EXIF data is read to its end.
-            known = "exif" in image.info or image.format == "TIFF"
+            # Asked without it, a PNG is read to its end. TIFFs turn themselves.
+            known = "exif" in image.info
             if known and image.getexif().get(ORIENTATION) in TURNED:
                 width, height = height, width
     except (OSError, SyntaxError, ValueError, struct.error) as error:

@@ -12,6 +12,8 @@ import os
 import signal
 import threading
 import traceback
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from multiprocessing import connection, parent_process
 from typing import Any
@@ -22,9 +24,10 @@ import numpy as np
 from vica_jax.data import pixels
 from vica_jax.data.example import Example, Medium
 from vica_jax.data.features import feature_keys, open_cache, place_features
+from vica_jax.data.media import Media, Video
 from vica_jax.data.mixture import Mixture
 from vica_jax.data.order import epoch_order
-from vica_jax.data.record import make_example
+from vica_jax.data.record import make_example, read_media
 from vica_jax.data.settings import DataSettings
 from vica_jax.data.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from vica_jax.errors import InputError
@@ -42,15 +45,26 @@ def read_example(
     settings: DataSettings,
     hiera_hash: str = "",
 ) -> Example:
-    """One record of a mixture as an example, with cached features if so set.
+    """One record of a mixture as an example, a video's ``indices`` with it.
+
+    With ``settings.hiera_cache``, cached features stand in place of raw frames.
 
     Raises:
       InputError: the record or its media cannot be read, or are not in the cache.
     """
-    record = mixture[index].value
+    record, opened = mixture[index].value, []
+
+    def read(record: Mapping[str, Any], settings: DataSettings) -> Media | None:
+        opened.append(read_media(record, settings))
+        return opened[-1]
+
     example = make_example(
-        record, tokenizer=tokenizer, layout=layout, settings=settings
+        record, tokenizer=tokenizer, layout=layout, settings=settings, read=read
     )
+    if opened and isinstance(opened[-1], Video):
+        indices = tuple(opened[-1].clip.indices.tolist())
+        media = [replace(medium, indices=indices) for medium in example.media]
+        example = replace(example, media=media)
     if not settings.hiera_cache:
         return example
     cache = open_cache(layout, settings, hiera_hash)
@@ -191,7 +205,6 @@ def pack(example: Example) -> tuple[dict[str, Any], np.ndarray]:
 
 def unpack(header: dict[str, Any], data: np.ndarray) -> Example:
     """The example that was packed; the arrays of its media are views of ``data``."""
-    data = data.view(np.ndarray)
 
     def take(place: list[Any] | None) -> Any:
         if place is None:

@@ -533,4 +533,4 @@ def _tensor(case: str, name: str, ours: np.ndarray, recorded: np.ndarray) -> Row
     if ours.shape != recorded.shape:
         return Row(case, name, float("inf"), GRADIENT, f"shape {ours.shape}")
     gap = np.linalg.norm((ours - recorded).astype(np.float64)) - GRADIENT_FLOOR
-    return Row(case, name, max(gap, 0.0) / np.linalg.norm(recorded), GRADIENT)
+    return Row(case, name, float(max(gap, 0.0) / np.linalg.norm(recorded)), GRADIENT)

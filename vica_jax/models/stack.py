@@ -14,13 +14,19 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-Remat = Literal["full", "dots", "none"]
-"""What a block's backward pass computes again: all of it, all but its weight products,
-or nothing (every intermediate is kept)."""
+from vica_jax.models import attention
 
+Remat = Literal["full", "attention", "dots", "none"]
+"""What a block's backward pass computes again: all of it, all but its attention, all
+but attention and weight products, or nothing (every intermediate is kept)."""
+
+_ATTENTION = jax.checkpoint_policies.save_only_these_names(attention.KEPT)
 _POLICIES: Mapping[Remat, Callable[..., bool]] = {
     "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "attention": _ATTENTION,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _ATTENTION
+    ),
 }
 
 

@@ -18,9 +18,14 @@ from vica_jax.data.example import Example, collate_training
 from vica_jax.data.loader import Loaded
 from vica_jax.data.settings import ShapeBuckets
 from vica_jax.data.shapes import BatchShape
+from vica_jax.errors import InputError
 from vica_jax.layout import VisualLayout
 from vica_jax.sharding import spec
 from vica_jax.typing import Batch
+
+
+class FeedError(InputError):
+    """Another process of the run has failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,20 +97,22 @@ def place(host: Batch, mesh: Mesh, accumulation: int, micro_batch: int) -> Batch
         axes = (None, "batch", *[None] * (x.ndim - 1))
         sharding = NamedSharding(mesh, spec(axes, shape, mesh))
 
-        def share(index: tuple[slice, ...]) -> np.ndarray:
+        def share(index: Any) -> np.ndarray:
             start, stop, _ = index[1].indices(micro_batch)
             return local[:, at[start] : at[stop - 1] + 1]
 
         return jax.make_array_from_callback(shape, sharding, share)
 
-    arrays: Any = {name: put(value) for name, value in host.items()}
+    numpy: Any = host
+    arrays: Any = {name: put(value) for name, value in numpy.items()}
     return arrays
 
 
 def _local_micro_rows(mesh: Mesh, micro_batch: int) -> list[int]:
     sharding = NamedSharding(mesh, spec(("batch",), (micro_batch,), mesh))
     rows: set[int] = set()
-    for (index,) in sharding.addressable_devices_indices_map((micro_batch,)).values():
+    indices: Any = sharding.addressable_devices_indices_map((micro_batch,))
+    for (index,) in indices.values():
         rows.update(range(*index.indices(micro_batch)))
     return sorted(rows)
 
@@ -118,21 +125,31 @@ def _agree(
 ) -> tuple[Loaded, dict[str, Any]] | None:
     """The next batch with what all processes have to know of it."""
     start = time.perf_counter()
-    loaded = next(source, None)
+    loaded, failed = None, None
+    try:
+        loaded = next(source, None)
+    except Exception as error:
+        if jax.process_count() == 1:
+            raise
+        failed = error  # raised once the others know, or they would wait for ever
     wait = time.perf_counter() - start
+    shape, counts = BatchShape(), np.zeros(3, np.int64)
+    if loaded is not None:
+        shape = BatchShape.of(loaded.examples, layout, buckets)
+        gigaflops = round(flops_of(loaded.examples) / 1e9)  # jax exchanges int32
+        counts = np.array([len(loaded.bad), len(loaded.truncated), gigaflops])
+    if jax.process_count() > 1:
+        sizes = shape.to_vector()
+        every = _exchange(np.concatenate([[failed is not None], sizes, counts]))
+        if failed is not None:
+            raise failed
+        if every[:, 0].any():
+            number = int(every[:, 0].argmax())
+            raise FeedError(f"process {number} cannot go on; its own error says why")
+        shape = BatchShape.from_vector(every[:, 1 : 1 + len(sizes)].max(0))
+        counts = every[:, 1 + len(sizes) :].astype(np.int64).sum(0)
     if loaded is None:  # on every process at once: all have the same number of steps
         return None
-    shape = BatchShape.of(loaded.examples, layout, buckets)
-    gigaflops = round(flops_of(loaded.examples) / 1e9)  # jax exchanges int32
-    counts = np.array([len(loaded.bad), len(loaded.truncated), gigaflops])
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        sizes = shape.to_vector()
-        own = np.concatenate([sizes, counts]).astype(np.int32)
-        every = np.asarray(multihost_utils.process_allgather(own))
-        shape = BatchShape.from_vector(every[:, : len(sizes)].max(0))
-        counts = every[:, len(sizes) :].astype(np.int64).sum(0)
     bad, truncated, gigaflops = (int(count) for count in counts)
     flops = gigaflops * 1e9
     return loaded, {
@@ -142,3 +159,10 @@ def _agree(
         "flops": flops,
         "wait_s": wait,
     }
+
+
+def _exchange(values: np.ndarray) -> np.ndarray:
+    """Every process's int32 values as rows."""
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(values.astype(np.int32)))

@@ -37,7 +37,8 @@ def batch_nll(
 ) -> jax.Array:
     """``target_nll`` of plain parameters; ``dropout`` is a key, for LoRA only."""
     rngs: dict[str, Any] = {} if dropout is None else {"dropout": dropout}
-    return model.apply({"params": params}, batch, method=target_nll, rngs=rngs)
+    nll: Any = model.apply({"params": params}, batch, method=target_nll, rngs=rngs)
+    return nll
 
 
 def cross_entropy(

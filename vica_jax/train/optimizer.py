@@ -103,7 +103,7 @@ def _scale_by_rates(
     return optax.GradientTransformation(init, update)
 
 
-def _map_paths(function: Callable[[str, Any], Any], tree: Mapping[str, Any]) -> Any:
+def _map_paths(function: Callable[[str, Any], Any], tree: Any) -> Any:
     mapped: dict[str, Any] = {}
     for path, leaf in leaves(tree):
         insert(mapped, path, function(path, leaf))

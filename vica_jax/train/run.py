@@ -25,6 +25,7 @@ from vica_jax.models.config import VicaConfig
 from vica_jax.models.vica import Vica
 from vica_jax.sharding import make_mesh
 from vica_jax.train.export import export_native
+from vica_jax.train.features import hiera_hash
 from vica_jax.train.feed import batch_shards, feed, local_rows
 from vica_jax.train.flops import peak_flops, sample_flops
 from vica_jax.train.loop import Hooks, train
@@ -49,6 +50,7 @@ CHECKPOINTS, EXPORT, CONFIG = "checkpoints", "export", "config.json"
 FREE = (
     "data.num_workers",
     "data.image_folder",
+    "data.hiera_cache",
     "data.video_folder",
     "data.max_bad_share",
     "per_device_batch_size",
@@ -71,6 +73,18 @@ class RunError(InputError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Exporters:
+    """Writers of other forms, which this package does not know.
+
+    ``hf(native, target)`` from a native checkpoint, ``adapter(checkpoints, step, cfg,
+    target)`` from a saved step with LoRA.
+    """
+
+    hf: Callable[[Path, Path], Any]
+    adapter: Callable[[Path, int, VicaConfig, Path], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """What is fixed before the first step: model, mesh, plan and batch sizes."""
 
@@ -80,6 +94,7 @@ class Stage:
     plan: Plan
     model: Vica
     accumulation: int
+    hiera_hash: str = ""  # of the weights whose cached features are read
 
     @property
     def micro_batch(self) -> int:
@@ -106,6 +121,23 @@ def make_stage(settings: TrainSettings, cfg: VicaConfig) -> Stage:
     )
 
 
+def cached_hiera(stage: Stage, base: Path) -> str:
+    """The name of the frozen Hiera whose features are cached.
+
+    Raises:
+      RunError: there is no Hiera, or it trains.
+    """
+    hiera = stage.cfg.hiera
+    if hiera is None:
+        raise RunError("data.hiera_cache is set, but this model has no Hiera")
+    if any(path.startswith("hiera/") for path in stage.plan.groups):
+        raise RunError(
+            "data.hiera_cache is set, but Hiera trains, so its features change: leave "
+            "the cache out, or freeze hiera/.* in the stage's table"
+        )
+    return hiera_hash(base, hiera, stage.settings.dtype)
+
+
 def make_model(settings: TrainSettings, cfg: VicaConfig) -> Vica:
     """The model as training runs it: stacked, with recomputation."""
     return Vica(
@@ -129,19 +161,20 @@ def run(
     settings: TrainSettings,
     base: Path,
     workdir: Path,
-    *,
-    export_hf: Callable[[Path, Path], Any] | None = None,
+    exporters: Exporters,
 ) -> Path:
     """Train a stage in ``workdir``, resuming what is there; returns the export.
 
-    ``base`` is the native checkpoint to start from. ``export_hf(native, target)``
-    writes the Hugging Face form where the settings ask for one.
+    ``base`` is the native checkpoint to start from. The last step ends as ``export/``
+    (native), ``export-hf/`` where asked for, and ``export-adapter/`` with LoRA.
 
     Raises:
       InputError: settings, data, checkpoint or disk; one line.
     """
     manifest = read_manifest(base)
     stage = make_stage(settings, manifest.model_config)
+    if settings.data.hiera_cache:
+        stage = replace(stage, hiera_hash=cached_hiera(stage, base))
     first = jax.process_index() == 0
     if first:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -211,7 +244,7 @@ def run(
         def export(step: int) -> None:
             if first:
                 folder = workdir / f"{EXPORT}-{step}"
-                export_to(stage, checkpoints, step, base, folder, export_hf)
+                export_step(stage, checkpoints, step, base, folder, exporters, hf=True)
 
         try:
             state = train(
@@ -245,14 +278,11 @@ def run(
             loader.close()
             tracker.close()
     target = workdir / EXPORT
-    if first and not target.exists():
-        checkpoints.wait()
-        last = checkpoints.latest()
-        assert last is not None
-        hf = export_hf if settings.export_hf else None
-        export_to(stage, checkpoints, last, base, target, hf)
-        tracker.event(last, "export", folder=str(target))
     checkpoints.close()
+    last = checkpoints.latest()
+    if first and last is not None:
+        hf = settings.export_hf or settings.export_hf_every > 0
+        export_step(stage, checkpoints, last, base, target, exporters, hf=hf)
     return target
 
 
@@ -280,6 +310,7 @@ def make_loader(
         rows=local_rows(stage.mesh, stage.micro_batch, stage.accumulation),
         consumed=consumed,
         epochs=settings.epochs if epochs is None else epochs,
+        hiera_hash=stage.hiera_hash,
     )
 
 
@@ -439,15 +470,25 @@ def announce(
     )
 
 
-def export_to(
+def export_step(
     stage: Stage,
     checkpoints: TrainingCheckpoints,
     step: int,
     base: Path,
     target: Path,
-    export_hf: Callable[[Path, Path], Any] | None,
+    exporters: Exporters,
+    *,
+    hf: bool,
 ) -> None:
-    """The model of a saved step as a native checkpoint, and in HF form beside it."""
-    export_native(checkpoints.folder, step, base, target)
-    if export_hf is not None:
-        export_hf(target, target.with_name(f"{target.name}-hf"))
+    """A saved step as ``target``, ``target-hf`` and ``target-adapter``.
+
+    What is there already stays: an export appears only when it is whole.
+    """
+    if not target.exists():
+        export_native(checkpoints.folder, step, base, target)
+    folder = target.with_name(f"{target.name}-hf")
+    if hf and not folder.exists():
+        exporters.hf(target, folder)
+    folder = target.with_name(f"{target.name}-adapter")
+    if stage.settings.lora is not None and not folder.exists():
+        exporters.adapter(checkpoints.folder, step, stage.cfg, folder)
