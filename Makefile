@@ -34,13 +34,13 @@ ifneq ($(MULTI_DEVICE),)
 endif
 
 slow: $(READY) ## the slow tests
-	$(PYTEST) -m "slow and not parity"
+	$(PYTEST) -n $(JOBS) --dist loadfile -m "slow and not parity"
 ifneq ($(MULTI_DEVICE),)
 	$(EIGHT_DEVICES) $(PYTEST) tests/multi_device -m slow || [ $$? -eq 5 ] # 5: none
 endif
 
 parity: $(READY_PARITY) ## the tests against torch (installs the extra [parity])
-	$(PYTEST) -m parity
+	$(PYTEST) -n $(JOBS) --dist loadfile -m parity
 
 lint: $(READY) ## ruff and pyright
 	$(BIN) -m ruff check

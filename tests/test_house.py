@@ -41,7 +41,19 @@ def python(*packages: str) -> list[Path]:
 
 
 SCRIPTS = [path for path in python("scripts") if "__main__" in path.read_text()]
-COMMANDS = {"convert_checkpoint", "demo", "generate", "inspect_params", "verify_parity"}
+COMMANDS = {
+    "cache_features",
+    "check_data",
+    "convert_checkpoint",
+    "demo",
+    "generate",
+    "inspect_params",
+    "make_smoke_data",
+    "plan_memory",
+    "train",
+    "verify_parity",
+    "verify_training",
+}
 
 
 def trees(*packages: str) -> dict[str, ast.Module]:

@@ -2,7 +2,6 @@
 
 import errno
 import gc
-import itertools
 import json
 import logging
 import random
@@ -11,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ class Another(struct.PyTreeNode):
     step: Any
 
 
+@cache
 def state(seed: int = 0, width: int = 6) -> State:
     """Stacked kernels, every kind of optax state, bfloat16, scalars, random keys."""
     rng = np.random.default_rng(seed)
@@ -446,7 +447,7 @@ def test_a_disk_that_is_full_in_the_middle(folder, monkeypatch, where, when):
         made.close()
     with TrainingCheckpoints(folder, keep_last=1) as again:
         last = 1 if when == "close" else 3
-        assert [path.name for path in folder.iterdir()] == [str(last)]
+        assert again.steps() == [last]
         assert_same(again.restore(last, like(state())), state(last))
 
 
@@ -464,8 +465,8 @@ def test_an_error_in_training_is_not_hidden_by_one_of_saving(
 
 
 SMALL_FILES = """
-    import json, logging, resource, signal, sys
-    import jax, jax.numpy as jnp
+    import logging, resource, signal, sys
+    import jax.numpy as jnp
     from vica_jax.checkpoint import CheckpointError, TrainingCheckpoints
 
     logging.basicConfig(level=logging.INFO)
@@ -480,16 +481,10 @@ SMALL_FILES = """
         made.close()
     except CheckpointError as error:
         print(error)
-    like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
-    )
-    with TrainingCheckpoints(sys.argv[1], keep_last=1) as again:
-        got = again.restore(1, like)
-    assert all((got[name] == tree[name]).all() for name in tree)
 """
 
 
-@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs POSIX")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit of file sizes")
 def test_a_write_that_fails_in_the_file_system(folder: Path):
     """One of many writes; nothing but our line, though orbax leaves others behind."""
     command = [sys.executable, "-c", textwrap.dedent(SMALL_FILES), str(folder)]
@@ -498,8 +493,10 @@ def test_a_write_that_fails_in_the_file_system(folder: Path):
     (line,) = done.stdout.splitlines()
     assert f"{folder}: step 2 could not be saved: " in line
     assert "File too large" in line and "(steps kept: 1)" in line
-    assert done.stderr.count("\n") == 1  # the new start's
-    assert "left by a save that was interrupted: removed" in done.stderr
+    assert done.stderr == ""
+    tree = {str(i): jnp.arange(2**18, dtype=jnp.float32) * i for i in range(8)}
+    with TrainingCheckpoints(folder, keep_last=1) as again:
+        assert_same(again.restore(1, like(tree)), tree)
     assert [path.name for path in folder.iterdir()] == ["1"]
 
 
@@ -548,6 +545,5 @@ def test_reading_records_and_manifests_needs_no_jax(saved: Path):
 
 
 def test_unknown_names_of_the_package():
-    with pytest.raises(ImportError):
+    with pytest.raises(ImportError, match="Unheard"):
         from vica_jax.checkpoint import Unheard  # noqa: F401
-    assert len(list(itertools.islice(saved_steps(ROOT), 1))) == 0

@@ -108,7 +108,7 @@ def verify_training(
     record = read_record(folder / "train_case.npz")
     records = json.loads((folder / "train_samples.json").read_text())
     rows: list[Row] = []
-    case = _Case(model, record, records)
+    case = Case(model, record, records)
     parts: list[tuple[str, Callable[[], Iterator[Row]]]] = [
         ("samples", case.samples),
         ("loss", case.loss),
@@ -138,7 +138,9 @@ def _optional(folder: Path, name: str) -> Any:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-class _Case:
+class Case:
+    """The recorded samples as examples, and what is compared of them, part by part."""
+
     def __init__(self, model: Model, record: Record, records: Sequence[Any]):
         self.model, self.record, self.records = model, record, records
         names = {key.split(".")[0] for key in record if re.match(r"s\d+\.", key)}
