@@ -182,8 +182,7 @@ def per_device(axis: str, size: int) -> int:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return size
-    (names,) = spec((axis,), (size,), mesh) or (None,)
-    return size // math.prod(mesh.shape[name] for name in names or ())
+    return NamedSharding(mesh, spec((axis,), (size,), mesh)).shard_shape((size,))[0]
 
 
 def on_many_devices() -> bool:

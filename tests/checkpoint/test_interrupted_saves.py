@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,30 +19,27 @@ from vica_jax.checkpoint import TrainingCheckpoints, saved_steps
 
 ROOT = Path(__file__).parents[2]
 
-TREE = """
-    import jax, jax.numpy as jnp
 
-    def tree(step):
-        '''64 MB of which every bit follows from the step.'''
-        one = lambda i: jax.random.bits(jax.random.key(step * 100 + i), (16, 2**16))
-        return {"step": jnp.int32(step), "leaves": {str(i): one(i) for i in range(16)}}
+def tree(step: int) -> dict:
+    """64 MB of which every bit follows from the step."""
+    one = lambda i: jax.random.bits(jax.random.key(step * 100 + i), (16, 2**16))
+    return {"step": jnp.int32(step), "leaves": {str(i): one(i) for i in range(16)}}
 
-    def like(tree):
-        form = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-        return jax.tree.map(form, tree)
 
-    def same(a, b):
-        return all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), a, b)))
-"""
-exec(textwrap.dedent(TREE), made := {})
-tree, like, same = made["tree"], made["like"], made["same"]
+def like(tree: Any) -> Any:
+    form = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+    return jax.tree.map(form, tree)
+
+
+def same(a: Any, b: Any) -> bool:
+    return jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), a, b))
+
 
 # Resumes, checks what it has resumed, and saves without end.
-RUN = (
-    TREE
-    + """
+RUN = """
     import logging, sys
-    from vica_jax.checkpoint import TrainingCheckpoints
+    sys.path.insert(0, "tests/checkpoint")
+    from test_interrupted_saves import TrainingCheckpoints, like, same, tree
 
     logging.basicConfig(level=logging.WARNING)
     checkpoints = TrainingCheckpoints(sys.argv[1], keep_last=2, keep_every=5)
@@ -56,7 +54,6 @@ RUN = (
         print("saves", flush=True)
         checkpoints.save(step, now, {"consumed": 8 * step})
 """
-)
 
 
 @pytest.mark.slow
@@ -128,9 +125,9 @@ PROCESS = """
         got = checkpoints.restore(3, like)
         for shard in got["split"].addressable_shards:
             assert (np.asarray(shard.data) == values[shard.index] + 3).all()
-        other = like | {"split": jax.ShapeDtypeStruct((4, 4), "float32", sharding=split)}
+        less = jax.ShapeDtypeStruct((4, 4), "float32", sharding=split)
         try:
-            checkpoints.restore(3, other)
+            checkpoints.restore(3, like | {"split": less})
         except CheckpointError as error:
             print(error)
     jax.distributed.shutdown()
