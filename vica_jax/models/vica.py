@@ -21,7 +21,7 @@ from vica_jax.models.projector import Projector
 from vica_jax.models.qwen2 import KV, Qwen2
 from vica_jax.models.resize import pool_bilinear
 from vica_jax.models.siglip import Siglip
-from vica_jax.models.stack import Remat
+from vica_jax.models.stack import Remat, rematerialised
 from vica_jax.sharding import abstract_params, declare, per_device, unbox
 from vica_jax.typing import Batch, Params
 
@@ -43,11 +43,12 @@ class Vica(nn.Module):
     def setup(self):
         c = self.cfg
         self.siglip = Siglip(c.siglip, self.dtype, self.scan, self.remat)
-        self.siglip_projector = Projector(c.llm.width)
+        remat = self.remat if self.scan else "none"
+        projector = rematerialised(Projector, remat, in_scan=False)
+        self.siglip_projector = projector(c.llm.width)
         if c.hiera is not None:
-            remat = self.remat if self.scan else "none"
             self.hiera = Hiera(c.hiera, c.layout.output_stage, self.dtype, remat)
-            self.hiera_projector = Projector(c.llm.width)
+            self.hiera_projector = projector(c.llm.width)
         std = c.llm.width**-0.5
         init = declare(normal(std), ("channels",))
         self.newline = self.param("newline", init, (c.llm.width,), jnp.float32)

@@ -94,8 +94,7 @@ def place(host: Batch, mesh: Mesh, accumulation: int, micro_batch: int) -> Batch
     def put(x: np.ndarray) -> jax.Array:
         local = x.reshape(accumulation, len(mine), *x.shape[1:])
         shape = (accumulation, micro_batch, *x.shape[1:])
-        axes = (None, "batch", *[None] * (x.ndim - 1))
-        sharding = NamedSharding(mesh, spec(axes, shape, mesh))
+        sharding = batch_sharding(mesh, shape)
 
         def share(index: Any) -> np.ndarray:
             start, stop, _ = index[1].indices(micro_batch)
@@ -106,6 +105,12 @@ def place(host: Batch, mesh: Mesh, accumulation: int, micro_batch: int) -> Batch
     numpy: Any = host
     arrays: Any = {name: put(value) for name, value in numpy.items()}
     return arrays
+
+
+def batch_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
+    """How an array ``[A,M,...]`` of a batch lies on the mesh: M is split."""
+    axes = (None, "batch", *[None] * (len(shape) - 2))
+    return NamedSharding(mesh, spec(axes, shape, mesh))
 
 
 def _local_micro_rows(mesh: Mesh, micro_batch: int) -> list[int]:
