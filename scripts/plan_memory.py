@@ -12,8 +12,9 @@ status 1 when none does. Takes about a minute per program tried.
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -61,7 +62,7 @@ def main() -> None:
     jax.config.update("jax_platforms", "cpu")
     from vica_jax.config import build
     from vica_jax.errors import InputError
-    from vica_jax.train.memory import largest_shape, measure_step, smaller_settings
+    from vica_jax.train.memory import fit, largest_shape, measure_step
     from vica_jax.train.run import stage_config
     from vica_jax.train.settings import TrainSettings
 
@@ -84,37 +85,38 @@ def main() -> None:
     print(f"{settings.name} of {name} on {devices} devices")
     print(f"a sequence: {shape}")
 
-    def measure(settings: TrainSettings) -> float:
-        start = time.perf_counter()
+    def measure(settings: TrainSettings, changes: Mapping[str, Any]) -> float:
+        if changes:
+            print(f"with {as_flags(changes)}:")
         print("compiling ...", file=sys.stderr)
-        memory = measure_step(settings, cfg, shape)
+        start = time.perf_counter()
+        try:
+            memory = measure_step(settings, cfg, shape)
+        except InputError as error:
+            if changes:
+                print(f"  not possible: {error}")
+            raise
         print(f"compiled in {time.perf_counter() - start:.0f} s", file=sys.stderr)
         for part, said in PARTS.items():
             print(f"  {said:<22} {getattr(memory, part) / 1e9:8.2f} GB")
-        print(f"  {'total per device':<22} {memory.total / 1e9:8.2f} GB")
-        return memory.total / 1e9
+        total = memory.total / 1e9
+        answer = "fits" if total <= usable else "does not fit"
+        print(f"  {'total per device':<22} {total:8.2f} GB, {answer} in {limit}")
+        return total
 
     usable = FLAGS.hbm_gb * FLAGS.usable
-    of = f"{usable:.1f} GB ({FLAGS.usable:.0%} of {FLAGS.hbm_gb:g})"
-    total = measure(settings)
-    if total <= usable:
-        print(f"yes: {total:.1f} of {of}")
-        return
-    print(f"no: {total:.1f} of {of}")
-    for changed, smaller in smaller_settings(settings, devices):
-        print(f"with {changed}:")
-        try:
-            total = measure(smaller)
-        except InputError as error:
-            print(f"  not possible: {error}")
-            continue
-        if total <= usable:
-            print(f"it fits with {changed}: {total:.1f} of {of}")
-            return
-    cli.fail(
-        f"no setting that trains the same fits {of}: take more devices, a smaller "
-        "--config.context_length, or adapters (the variant :lora)"
-    )
+    limit = f"{usable:.1f} GB ({FLAGS.usable:.0%} of {FLAGS.hbm_gb:g})"
+    changes, total = fit(settings, devices, usable, measure)
+    if total > usable:
+        cli.fail(
+            f"no: {total:.1f} of {limit} at the least; take more devices, a smaller "
+            "--config.context_length, or adapters (the variant :lora)"
+        )
+    print("yes" if not changes else f"no, but with {as_flags(changes)} yes")
+
+
+def as_flags(changes: Mapping[str, Any]) -> str:
+    return " ".join(f"--config.{key}={value}" for key, value in changes.items())
 
 
 def chosen_model(settings: "TrainSettings") -> tuple[str, "VicaConfig"]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 
-from vica_jax.models.attention import blockwise
+from vica_jax.models.blockwise import blockwise
 from vica_jax.sharding import make_mesh, parse_mesh, spec
 
 COLLECTIVE = r"(all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)"

@@ -6,7 +6,14 @@ import jax
 import micro
 
 from vica_jax.data.settings import DataSettings
-from vica_jax.train.memory import largest_shape, measure_step, smaller_settings
+from vica_jax.errors import InputError
+from vica_jax.train.memory import (
+    fit,
+    largest_shape,
+    measure_step,
+    savings,
+    with_changes,
+)
 from vica_jax.train.settings import MeshSettings, OptimizerSettings, TrainSettings
 from vica_jax.train.state import make_plan
 
@@ -54,36 +61,53 @@ def test_the_largest_shape():
     assert shape(cached).hiera_channels == micro.CFG.hiera_out_width
 
 
-def test_smaller_settings_add_up():
-    start = replace(
-        SETTINGS,
-        remat="none",
-        per_device_batch_size=4,
-        frame_chunk=8,
-        mesh=MeshSettings(data=2, fsdp=-1, tensor=1),
-    )
-    found = dict(smaller_settings(start, 8))
-    assert [flags.split()[-1] for flags in found] == [
-        "--config.remat=full",
-        "--config.per_device_batch_size=2",
-        "--config.per_device_batch_size=1",
-        "--config.mesh.fsdp=-1",
-        "--config.frame_chunk=2",
-        "--config.optimizer.moment_dtype=bfloat16",
-        "--config.mesh.tensor=2",
-        "--config.mesh.tensor=4",
-        "--config.mesh.tensor=8",
+LARGE = replace(
+    SETTINGS,
+    remat="none",
+    per_device_batch_size=4,
+    frame_chunk=8,
+    mesh=MeshSettings(data=2, fsdp=-1, tensor=1),
+)
+
+
+def test_savings_from_cheap_to_dear():
+    found = savings(LARGE, 8)
+    assert found == [
+        {"remat": "full"},
+        {"per_device_batch_size": 2},
+        {"per_device_batch_size": 1},
+        {"mesh.data": 1, "mesh.fsdp": -1},
+        {"frame_chunk": 2},
+        {"optimizer.moment_dtype": "bfloat16"},
+        *({"mesh.data": 1, "mesh.fsdp": -1, "mesh.tensor": n} for n in (2, 4, 8)),
     ]
-    *_, (flags, last) = found.items()
-    assert flags.split().count("--config.mesh.data=1") == 1
+    last = LARGE
+    for change in found:
+        last = with_changes(last, change)
     assert last.mesh.sizes(8) == {"data": 1, "fsdp": 1, "tensor": 8}
     assert last.optimizer.moment_dtype == "bfloat16" and last.remat == "full"
     for field in ("trainable", "data", "global_batch_size", "context_length", "lora"):
-        assert getattr(last, field) == getattr(start, field)
+        assert getattr(last, field) == getattr(LARGE, field)
+    assert not savings(replace(last, mesh=MeshSettings()), 1)
 
 
-def test_nothing_smaller_on_one_device():
-    small = replace(
-        SETTINGS, optimizer=replace(SETTINGS.optimizer, moment_dtype="bfloat16")
-    )
-    assert not [*smaller_settings(small, 1)]
+def test_fit_keeps_what_helps():
+    asked = []
+
+    def measure(settings, changes):
+        asked.append(dict(changes))
+        if settings.mesh.data == 1:
+            raise InputError("the batch does not divide")
+        size = 40 if settings.remat == "none" else 30
+        size -= 5 * (settings.per_device_batch_size == 1)
+        return size - 5 * (settings.optimizer.moment_dtype == "bfloat16")
+
+    assert fit(LARGE, 8, 40, measure) == ({}, 40) and len(asked) == 1
+    kept = {
+        "remat": "full",
+        "per_device_batch_size": 1,  # 2 saves nothing, and is not kept
+        "optimizer.moment_dtype": "bfloat16",
+    }
+    assert fit(LARGE, 8, 20, measure) == (kept, 20)
+    assert fit(LARGE, 8, 10, measure) == (kept, 20)
+    assert asked[-1] == kept | {"mesh.data": 1, "mesh.fsdp": -1, "mesh.tensor": 8}

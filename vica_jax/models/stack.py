@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vica_jax.models import attention
+from vica_jax.models import blockwise
 
 Remat = Literal["full", "attention", "dots", "none"]
 """What a block's backward pass computes again: all of it, all but its attention, all
 but attention and weight products, or nothing (every intermediate is kept)."""
 
-_ATTENTION = jax.checkpoint_policies.save_only_these_names(attention.KEPT)
+_ATTENTION = jax.checkpoint_policies.save_only_these_names(blockwise.KEPT)
 _POLICIES: Mapping[Remat, Callable[..., bool]] = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "attention": _ATTENTION,

@@ -7,7 +7,7 @@ operands and products exist in both.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from vica_jax.data.shapes import BatchShape
+from vica_jax.errors import InputError
 from vica_jax.models.config import VicaConfig
 from vica_jax.train.feed import batch_sharding, batch_shards
 from vica_jax.train.loss import VOCAB_CHUNK
@@ -154,36 +155,63 @@ def largest_shape(
     return replace(shape, frame_hw=(0, 0), hiera_channels=cfg.hiera_out_width)
 
 
-def smaller_settings(
-    settings: TrainSettings, devices: int
-) -> Iterator[tuple[str, TrainSettings]]:
-    """Settings that need less and less, each with the command-line flags that make it.
+def savings(settings: TrainSettings, devices: int) -> list[dict[str, Any]]:
+    """Changes that need less memory, in the order to try them: ``{"mesh.tensor": 2}``.
 
     First what costs time alone, then a coarser first moment, at last the tensor axis.
     None changes what is trained or on what.
     """
-    flags: dict[str, Any] = {}
-
-    def change(place: str, **values: Any) -> tuple[str, TrainSettings]:
-        nonlocal settings
-        own = getattr(settings, place) if place else settings
-        own = replace(own, **values)
-        settings = replace(settings, **{place: own}) if place else own
-        prefix = f"--config.{place}." if place else "--config."
-        flags.update({f"{prefix}{name}": value for name, value in values.items()})
-        return " ".join(f"{name}={value}" for name, value in flags.items()), settings
-
+    found: list[dict[str, Any]] = []
     if settings.remat != "full":
-        yield change("", remat="full")
-    while settings.per_device_batch_size > 1:
-        yield change("", per_device_batch_size=settings.per_device_batch_size // 2)
+        found.append({"remat": "full"})
+    size = settings.per_device_batch_size
+    while size > 1:
+        size //= 2
+        found.append({"per_device_batch_size": size})
     if settings.mesh.data != 1:
-        yield change("mesh", data=1, fsdp=-1)
+        found.append({"mesh.data": 1, "mesh.fsdp": -1})
     if settings.frame_chunk > 2:
-        yield change("", frame_chunk=2)
+        found.append({"frame_chunk": 2})
     if settings.optimizer.moment_dtype == "float32":
-        yield change("optimizer", moment_dtype="bfloat16")
+        found.append({"optimizer.moment_dtype": "bfloat16"})
     ways = 2 * max(settings.mesh.tensor, 1)
     while devices % ways == 0:
-        yield change("mesh", data=1, fsdp=-1, tensor=ways)
+        found.append({"mesh.data": 1, "mesh.fsdp": -1, "mesh.tensor": ways})
         ways *= 2
+    return found
+
+
+def with_changes(settings: TrainSettings, changes: Mapping[str, Any]) -> TrainSettings:
+    """Settings with other values at dotted places."""
+    for key, value in changes.items():
+        place, _, name = key.rpartition(".")
+        if place:
+            name, value = place, replace(getattr(settings, place), **{name: value})
+        settings = replace(settings, **{name: value})
+    return settings
+
+
+def fit(
+    settings: TrainSettings,
+    devices: int,
+    limit: float,
+    measure: Callable[[TrainSettings, Mapping[str, Any]], float],
+) -> tuple[dict[str, Any], float]:
+    """The changes with which ``measure(settings, changes)`` is at most ``limit``.
+
+    ``savings`` are tried in turn, and those that save a hundredth are kept. Returns the
+    changes kept and their measure, past the limit if all of them do not do.
+    """
+    kept: dict[str, Any] = {}
+    least = measure(settings, kept)
+    for change in savings(settings, devices):
+        if least <= limit:
+            break
+        changes = kept | change
+        try:
+            size = measure(with_changes(settings, changes), changes)
+        except InputError:  # a global batch that such a mesh does not divide
+            continue
+        if size < 0.99 * least:
+            kept, least = changes, size
+    return kept, least
