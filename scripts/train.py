@@ -32,26 +32,34 @@ flags.DEFINE_integer("process_id", None, "this process's number, from 0")
 def main() -> None:
     absl_logging.get_absl_handler().setFormatter(logging.Formatter("%(message)s"))
     logging.getLogger("vica_jax").setLevel(logging.INFO)
+    # What plan_memory counts on; XLA's own default leaves a quarter of a GPU unused.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
     import jax
 
     from convert.load import resolve, to_hf, to_native
     from convert.trained import export_adapter
     from vica_jax.checkpoint import is_checkpoint
     from vica_jax.config import build
-    from vica_jax.train.distributed import initialize, synchronize
+    from vica_jax.train.distributed import failures_named, initialize, synchronize
     from vica_jax.train.run import Exporters, run
     from vica_jax.train.settings import TrainSettings
 
     settings = build(TrainSettings, CONFIG.value)
     initialize(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
     workdir = Path(FLAGS.workdir)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        cli.fail(f"--workdir={workdir}: no folder can be made here ({error.strerror})")
     base = Path(settings.init_from)
     if not is_checkpoint(base):  # an HF folder or hub id: converted once
         base = workdir / "base"
         if jax.process_index() == 0 and not is_checkpoint(base):
             to_native(resolve(settings.init_from), base, progress=True)
         synchronize("base")
-    export = run(settings, base, workdir, Exporters(hf=to_hf, adapter=export_adapter))
+    exporters = Exporters(hf=to_hf, adapter=export_adapter)
+    with failures_named():
+        export = run(settings, base, workdir, exporters)
     if jax.process_index() == 0:
         print(f"{settings.name}: {os.path.relpath(export)}")
 

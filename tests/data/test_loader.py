@@ -81,6 +81,8 @@ def data(tmp_path_factory):
             {"from": "human", "value": f"{tag}What is {words}?"},
             {"from": "gpt", "value": f"It is {name}."},
         ]
+        if name == LONG:  # the answer begins within the context and is cut
+            turns[0]["value"], turns[1]["value"] = f"{tag}What is it?", words
         if name == "r7":
             turns.reverse()
         records.append({"id": name, **media, "conversations": turns})

@@ -89,7 +89,8 @@ def _as_a_process(argv: list[str]) -> Iterator[None]:
         root.setLevel(level)
         signal.signal(signal.SIGTERM, terminate)
         for name in set(flags.FLAGS) - own:
-            delattr(flags.FLAGS, name)
+            if not name.startswith("grain_"):  # its own, imported by a command
+                delattr(flags.FLAGS, name)
 
 
 def write_video(path: Path, frames: int, rate: int = 10, **options: str) -> Path:

@@ -48,8 +48,7 @@ def device_checksums(leaves: Mapping[str, Any]) -> dict[str, int]:
     import jax
 
     function = {True: lambda leaf: checksum(np.asarray(leaf)), False: _on_device()}
-    sums = {path: function[_is_near(leaf)](leaf) for path, leaf in leaves.items()}
-    return {path: int(found) for path, found in jax.device_get(sums).items()}
+    return {path: int(function[_is_near(leaf)](leaf)) for path, leaf in leaves.items()}
 
 
 def _is_near(leaf: Any) -> bool:

@@ -108,13 +108,23 @@ def _orbax() -> Iterator[tuple[Any, Any]]:
     long. No OCDBT: a part has a folder for each leaf, so that errors name the leaf.
     """
     import orbax.checkpoint as ocp
+    from orbax.checkpoint import multihost
 
     chatter = logging.getLogger("absl")
     level = chatter.level
     chatter.setLevel(logging.ERROR)
-    handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, use_compression=False)
+    # A part is one process's matter: the first writes, and each reads what it holds.
+    # Orbax would have all of them meet at every part.
+    process = multihost.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=process, active_processes={process}
+    )
+    handler = ocp.PyTreeCheckpointHandler(
+        use_ocdbt=False, use_compression=False, multiprocessing_options=alone
+    )
+    checkpointer = ocp.Checkpointer(handler, multiprocessing_options=alone)
     try:
-        with contextlib.closing(ocp.Checkpointer(handler)) as checkpointer:
+        with contextlib.closing(checkpointer):
             yield ocp, checkpointer
     finally:
         chatter.setLevel(level)

@@ -1,6 +1,8 @@
 """What a training run is told about its data: sources, media, shapes."""
 
+import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from vica_jax.errors import InputError
@@ -72,6 +74,10 @@ class DataSettings:
             raise SettingsError(
                 "mixture: name a YAML, .json or .jsonl file (--config.data.mixture=...)"
             )
+        for name in ("fps", "folder_fps"):
+            rate = getattr(self, name)
+            if rate is not None and not 0 < rate < math.inf:
+                raise SettingsError(f"{name}: must be positive, got {rate}")
         for name in ("max_bad_share", "validation_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SettingsError(
@@ -81,3 +87,17 @@ class DataSettings:
             raise SettingsError("give validation or validation_share, not both")
         if self.num_workers < 0:
             raise SettingsError(f"num_workers: must be >= 0, got {self.num_workers}")
+
+    def check_folders(self) -> None:
+        """Raise SettingsError where a folder to read from is named and not there."""
+        for name, made_by in (
+            ("image_folder", ""),
+            ("video_folder", ""),
+            ("hiera_cache", " (python -m scripts.cache_features fills it)"),
+        ):
+            folder = getattr(self, name)
+            if folder and not Path(folder).is_dir():
+                raise SettingsError(
+                    f"data.{name}: {folder} is no folder{made_by}: name one that is "
+                    f"there (--config.data.{name}=DIR), or leave it empty"
+                )

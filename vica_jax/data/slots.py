@@ -22,12 +22,13 @@ import ml_dtypes  # noqa: F401  (gives numpy the name "bfloat16")
 import numpy as np
 
 from vica_jax.data import pixels
+from vica_jax.data.conversation import always_supervised
 from vica_jax.data.example import Example, Medium
 from vica_jax.data.features import feature_keys, open_cache, place_features
 from vica_jax.data.media import Media, Video
 from vica_jax.data.mixture import Mixture
 from vica_jax.data.order import epoch_order
-from vica_jax.data.record import make_example, read_media
+from vica_jax.data.record import RecordError, make_example, read_media
 from vica_jax.data.settings import DataSettings
 from vica_jax.data.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from vica_jax.errors import InputError
@@ -71,6 +72,20 @@ def read_example(
     return place_features(
         cache, example, feature_keys(cache, record, example, settings)
     )
+
+
+def check_answers(example: Example, layout: VisualLayout, tokenizer: Tokenizer) -> None:
+    """Raise RecordError where no answer begins within the context length.
+
+    Turns' own marks and newlines, which are always labels, may still lie within it.
+    """
+    kept = example.targets(layout)[1]
+    if not set(kept.tolist()) - always_supervised(tokenizer):
+        raise RecordError(
+            f"no answer begins within the context length of {layout.context_length}: "
+            f"with {example.visual_tokens(layout)} visual tokens it has "
+            f"{example.length(layout)} positions"
+        )
 
 
 class Slots:
@@ -157,6 +172,8 @@ class Slots:
                 hiera_hash=self.hiera_hash,
             )
             length, kept = example.length(self.layout), self.layout.context_length
+            if length > kept:
+                check_answers(example, self.layout, tokenizer)
             header, data = pack(example)
         except TokenizerError:
             raise  # no sample's fault: it would be the same for every one

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
@@ -24,6 +24,7 @@ class DivergedError(InputError):
     """A loss or gradient that is no finite number; the message says at which step."""
 
 
+@runtime_checkable
 class Checkpoints(Protocol):
     """What the loop needs of ``vica_jax.checkpoint.TrainingCheckpoints``."""
 
@@ -32,6 +33,7 @@ class Checkpoints(Protocol):
     def latest(self) -> int | None: ...
 
 
+@runtime_checkable
 class Log(Protocol):
     """What the loop needs of ``vica_jax.train.metrics.Tracker``."""
 
@@ -39,6 +41,7 @@ class Log(Protocol):
     def event(self, step: int, name: str, **values: Any) -> None: ...
 
 
+@runtime_checkable
 class Samples(Protocol):
     """What the loop needs of ``vica_jax.train.sample_log.SampleLog``."""
 
@@ -87,7 +90,7 @@ def train(
     save_every = settings.checkpoint.save_steps(total_steps)
     step = int(state.step)
     shapes: set[Any] = set()
-    pending: tuple[int, GlobalBatch, Metrics, float] | None = None
+    pending: tuple[int, GlobalBatch, Metrics, dict[str, int]] | None = None
     last = time.perf_counter()
 
     def look() -> None:
@@ -95,23 +98,21 @@ def train(
         nonlocal pending, last, consumed
         if pending is None:
             return
-        number, batch, metrics, wait = pending
+        number, batch, metrics, counts = pending
         pending = None
         values = {name: float(x) for name, x in jax.device_get(metrics).items()}
         done = time.perf_counter()
-        values |= {
+        values |= counts | {
             "examples": batch.loaded.consumed - consumed,
-            "bad": samples.bad,
-            "truncated": samples.truncated,
             "flops": batch.flops,
             "consumed": batch.loaded.consumed,
             "epoch": batch.loaded.epoch,
             "step_seconds": done - last,
-            "wait_seconds": wait,
+            "wait_seconds": batch.wait_s,
         }
         last, consumed = done, batch.loaded.consumed
         log.log(number, values)
-        check_finite(number, values, checkpoints.latest())
+        check_finite(number, values, checkpoints)
 
     source = iter(batches)
     while step < total_steps:
@@ -123,7 +124,9 @@ def train(
         state, metrics = step_fn(state, frozen, batch.arrays)
         step += 1
         look()
-        pending = step, batch, metrics, batch.wait_s
+        # Counted now: when the step is looked at, the next batch is counted too.
+        counts = {"bad": samples.bad, "truncated": samples.truncated}
+        pending = step, batch, metrics, counts
         ends = step == total_steps
         saves = ends or step % save_every == 0
         exports = settings.export_hf_every and step % settings.export_hf_every == 0
@@ -139,10 +142,8 @@ def train(
             made_of = {
                 "consumed": batch.loaded.consumed,
                 "epoch": batch.loaded.epoch,
-                "bad": samples.bad,
-                "truncated": samples.truncated,
             }
-            checkpoints.save(step, state, {**record, **made_of})
+            checkpoints.save(step, state, {**record, **made_of, **counts})
             log.event(step, "checkpoint", consumed=batch.loaded.consumed)
         if exports and hooks.export is not None:
             checkpoints.wait()
@@ -152,10 +153,14 @@ def train(
     return state
 
 
-def check_finite(step: int, values: Mapping[str, float], saved: int | None) -> None:
+def check_finite(
+    step: int, values: Mapping[str, float], checkpoints: Checkpoints
+) -> None:
     """Raise DivergedError unless loss and gradient norm are finite."""
     for name in ("loss", "grad_norm"):
         if not math.isfinite(values[name]):
+            checkpoints.wait()  # for the save before this step, which may still run
+            saved = checkpoints.latest()
             kept = (
                 f"the last checkpoint is step {saved}" if saved else "nothing is saved"
             )

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from vica_jax.errors import InputError
 from vica_jax.models.config import VicaConfig
 from vica_jax.models.vica import Vica
 from vica_jax.sharding import make_mesh
+from vica_jax.train.distributed import synchronize
 from vica_jax.train.export import export_native
 from vica_jax.train.features import hiera_hash
 from vica_jax.train.feed import batch_shards, feed, local_rows
@@ -179,12 +181,14 @@ def run(
     if first:
         workdir.mkdir(parents=True, exist_ok=True)
     data = settings.data
+    data.check_folders()
     mixture = read_mixture(data.mixture, seed=settings.seed, exclude=data.exclude)
     for name in mixture.excluded if first else ():
         log.info("%s: left out, data.exclude matches", name)
     chosen, held_out = split_validation(
         len(mixture), settings.data.validation_share, seed=settings.seed
     )
+    validation = validation_samples(settings, mixture, held_out)
     per_epoch = -(-len(chosen) // settings.global_batch_size)
     total = per_epoch * settings.epochs
     if settings.max_steps:
@@ -208,13 +212,13 @@ def run(
         "digest": mixture.digest,
     }
     record: Mapping[str, Any] = {"consumed": 0, "bad": 0, "truncated": 0}
-    if start is not None:
-        record = checkpoints.read_record(start)
-        check_resumable(record, made_of, workdir)
-    with jax.set_mesh(stage.mesh):
+    with checkpoints, jax.set_mesh(stage.mesh):
         if start is None:
+            check_fresh(workdir)
             state = init_state(base, stage.plan, optimizer, stage.mesh, settings.seed)
         else:
+            record = checkpoints.read_record(start)
+            check_resumable(record, made_of, workdir)
             state = checkpoints.restore(start, like)
         frozen = load_leaves(base, stage.plan, stage.plan.frozen, stage.mesh)
         if first:
@@ -238,6 +242,7 @@ def run(
         samples = SampleLog(
             workdir,
             max_share=settings.data.max_bad_share,
+            samples=len(chosen),
             **{key: record[key] for key in ("consumed", "bad", "truncated")},
         )
 
@@ -246,7 +251,10 @@ def run(
                 folder = workdir / f"{EXPORT}-{step}"
                 export_step(stage, checkpoints, step, base, folder, exporters, hf=True)
 
+        every = settings.export_hf_every
         try:
+            if start and every and start % every == 0:
+                export(start)  # it may have been killed before this was whole
             state = train(
                 settings,
                 state,
@@ -268,9 +276,7 @@ def run(
                 consumed=record["consumed"],
                 record=made_of,
                 hooks=Hooks(
-                    validate=make_validation(
-                        stage, manifest, mixture, held_out, frozen
-                    ),
+                    validate=make_validation(stage, manifest, *validation, frozen),
                     export=export,
                 ),
             )
@@ -278,11 +284,11 @@ def run(
             loader.close()
             tracker.close()
     target = workdir / EXPORT
-    checkpoints.close()
     last = checkpoints.latest()
     if first and last is not None:
         hf = settings.export_hf or settings.export_hf_every > 0
         export_step(stage, checkpoints, last, base, target, exporters, hf=hf)
+    synchronize("end")  # a process that ends ends the others after a while
     return target
 
 
@@ -327,20 +333,30 @@ def batches_of(stage: Stage, loader: Any) -> Any:
     )
 
 
+def validation_samples(
+    settings: TrainSettings, mixture: Mixture, held_out: np.ndarray
+) -> tuple[Mixture, np.ndarray]:
+    """The mixture and the indices in it that the validation loss is taken over.
+
+    Raises:
+      RunError: a validation is asked for, and there is nothing for it.
+    """
+    if settings.data.validation:
+        mixture = read_mixture(settings.data.validation, seed=settings.seed)
+        held_out = np.arange(len(mixture))
+    if settings.validate_every and not len(held_out):
+        raise RunError(
+            "validate_every is set and nothing is held out: give data.validation "
+            "or data.validation_share, or set validate_every=0"
+        )
+    return mixture, held_out
+
+
 def make_validation(
     stage: Stage, manifest: Manifest, mixture: Mixture, held_out: Any, frozen: Any
 ) -> Callable[[TrainState], dict[str, float]] | None:
     """``validate(state)``: the loss over the held-out samples; None without any."""
-    data = stage.settings.data
-    if data.validation:
-        mixture = read_mixture(data.validation, seed=stage.settings.seed)
-        held_out = np.arange(len(mixture))
     if not len(held_out):
-        if stage.settings.validate_every:
-            raise RunError(
-                "validate_every is set and nothing is held out: give data.validation "
-                "or data.validation_share, or set validate_every=0"
-            )
         return None
     step = make_eval_step(stage.model, stage.settings.lora)
 
@@ -389,6 +405,15 @@ def make_flops(stage: Stage) -> Callable[[Sequence[Example]], float]:
         return total
 
     return flops
+
+
+def check_fresh(workdir: Path) -> None:
+    """Raise RunError where a run that begins would be taken for one that has ended."""
+    if (workdir / EXPORT).exists():
+        raise RunError(
+            f"{workdir}: {EXPORT}/ is there, but no checkpoint of the run that it came "
+            "from: take another --workdir, or move it away to begin again"
+        )
 
 
 def check_resumable(
@@ -482,8 +507,16 @@ def export_step(
 ) -> None:
     """A saved step as ``target``, ``target-hf`` and ``target-adapter``.
 
-    What is there already stays: an export appears only when it is whole.
+    What is there already of this step stays: an export appears only when it is whole.
+    What is there of an earlier one, before ``max_steps`` was raised, is replaced.
     """
+    if target.exists():
+        made_of = read_manifest(target).provenance.get("step")
+        if made_of != step:
+            log.info("%s: was made of step %s, now of step %d", target, made_of, step)
+            # The native one last: where it is gone, so are the others.
+            for form in ("-hf", "-adapter", ""):
+                remove(target.with_name(target.name + form))
     if not target.exists():
         export_native(checkpoints.folder, step, base, target)
     folder = target.with_name(f"{target.name}-hf")
@@ -492,3 +525,12 @@ def export_step(
     folder = target.with_name(f"{target.name}-adapter")
     if stage.settings.lora is not None and not folder.exists():
         exporters.adapter(checkpoints.folder, step, stage.cfg, folder)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder that may be there; nobody sees it with some of its files."""
+    aside = folder.with_name(f".{folder.name}.removed")
+    shutil.rmtree(aside, ignore_errors=True)
+    if folder.exists():
+        folder.rename(aside)
+        shutil.rmtree(aside)

@@ -15,7 +15,9 @@ import jax
 from vica_jax.errors import InputError
 from vica_jax.train.feed import GlobalBatch
 
-FEW = 100  # the share is of so many samples at least: one bad of one is not 100%
+# The share is of so many samples at least, or of all that there are: one bad of one is
+# not 100%.
+FEW = 100
 
 
 class TooManyBadError(InputError):
@@ -27,7 +29,8 @@ class SampleLog:
 
     Each process names its own samples, all but the first in files with its number.
     ``consumed``, ``bad`` and ``truncated`` are those of the checkpoint that a run
-    resumes from; lines past it are dropped, because they will come again.
+    resumes from; lines past it are dropped, because they will come again. ``samples``
+    are those of one epoch.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class SampleLog:
         workdir: Path,
         *,
         max_share: float,
+        samples: int,
         consumed: int = 0,
         bad: int = 0,
         truncated: int = 0,
@@ -43,7 +47,7 @@ class SampleLog:
         self.bad, self.truncated = bad, truncated
         self._bad_file = workdir / f"bad_samples{process}.jsonl"
         self._truncated_file = workdir / f"truncated_samples{process}.jsonl"
-        self._max_share = max_share
+        self._max_share, self._few = max_share, min(FEW, samples)
         for file in (self._bad_file, self._truncated_file):
             _drop_after(file, consumed)
 
@@ -58,7 +62,7 @@ class SampleLog:
         loaded = batch.loaded
         _append(self._bad_file, loaded.bad, loaded.consumed)
         _append(self._truncated_file, loaded.truncated, loaded.consumed)
-        if batch.bad and self.bad > self._max_share * max(loaded.consumed, FEW):
+        if batch.bad and self.bad > self._max_share * max(loaded.consumed, self._few):
             first = loaded.bad[0] if loaded.bad else None
             last = f"; the latest, {first.source}: {first.reason}" if first else ""
             raise TooManyBadError(

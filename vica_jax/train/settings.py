@@ -7,7 +7,7 @@ turns one into ``TrainSettings`` and refuses unknown keys and wrong types.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from vica_jax.data.settings import DataSettings
 from vica_jax.errors import InputError
@@ -17,6 +17,14 @@ from vica_jax.train.lora import LoraConfig
 
 class SettingsError(InputError):
     """A training setting out of its range, or settings that exclude each other."""
+
+
+def check_least(settings: Any, least: float, *names: str) -> None:
+    """Raise SettingsError where a field is below ``least`` or no finite number."""
+    for name in names:
+        value = getattr(settings, name)
+        if not least <= value < math.inf:
+            raise SettingsError(f"{name}: must be >= {least:g}, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +54,14 @@ class OptimizerSettings:
             raise SettingsError(
                 f"warmup_ratio: must lie in 0..1, got {self.warmup_ratio}"
             )
+        for name in ("b1", "b2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise SettingsError(
+                    f"{name}: must lie in [0, 1), got {getattr(self, name)}"
+                )
+        check_least(self, 0.0, "weight_decay", "clip_norm")
+        if not self.eps > 0:
+            raise SettingsError(f"eps: must be positive, got {self.eps}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,13 +111,17 @@ class CheckpointSettings:
     keep_every: float = 0.05
 
     def __post_init__(self):
-        if self.keep_last < 1:
-            raise SettingsError(
-                f"checkpoint.keep_last: must be >= 1, got {self.keep_last}"
-            )
+        check_least(self, 1, "keep_last")
+        check_least(self, 0, "every_steps")
         for name in ("every", "keep_every"):
             if not 0 <= getattr(self, name) <= 1:
-                raise SettingsError(f"checkpoint.{name}: a share, 0..1")
+                raise SettingsError(
+                    f"{name}: a share of all steps, 0..1, got {getattr(self, name)}"
+                )
+        if not self.every and not self.every_steps:
+            raise SettingsError(
+                "every: 0 of all steps: give a share such as 0.05, or every_steps"
+            )
 
     def save_steps(self, total: int) -> int:
         """Steps between two saves."""
@@ -124,6 +144,10 @@ class LogSettings:
     wandb_project: str = ""  # empty: no Weights & Biases
     peak_tflops: float = 0.0  # of one device, for MFU; 0: known devices only
     progress: bool = True
+
+    def __post_init__(self):
+        check_least(self, 1, "line_every")
+        check_least(self, 0.0, "peak_tflops")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,9 +185,10 @@ class TrainSettings:
     export_hf_every: int = 0  # steps; 0: at the end only
 
     def __post_init__(self):
-        for name in ("global_batch_size", "per_device_batch_size", "epochs"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name}: must be >= 1, got {getattr(self, name)}")
+        check_least(self, 1, "global_batch_size", "per_device_batch_size", "epochs")
+        check_least(self, 1, "frame_chunk")
+        check_least(self, 0, "max_steps", "seed", "context_length", "validate_every")
+        check_least(self, 0, "validation_batches", "export_hf_every")
         if not self.init_from:
             raise SettingsError(
                 "init_from: name the checkpoint to start from "
