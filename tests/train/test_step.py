@@ -33,27 +33,27 @@ BATCH = micro.batch(micro.examples(4))
 
 @functools.cache
 def compiled(table):
-    """Plan, optimiser and a jitted step of a stage."""
+    """Plan, optimiser, shardings and a jitted step of a stage."""
     rates = micro.RATES if table == micro.TABLE else {"base": 1e-3}
     settings = OptimizerSettings(rates=rates, schedule="constant")
     plan = make_plan(micro.CFG, table, rates, dtype=jnp.float32)
     schedule = make_schedule(settings, 10)
     optimizer = make_optimizer(settings, plan.groups, schedule)
-    like = abstract_state(plan, optimizer, make_mesh({"fsdp": 1}))
+    shardings = shardings_of(abstract_state(plan, optimizer, make_mesh({"fsdp": 1})))
     step = make_train_step(
         MODEL,
         optimizer,
         schedule,
         clip_norm=settings.clip_norm,
         rates=rates,
-        shardings=shardings_of(like),
+        shardings=shardings,
     )
-    return plan, optimizer, step
+    return plan, optimizer, shardings, step
 
 
 def start(params, table=micro.TABLE):
     """State, frozen weights and the step."""
-    plan, optimizer, step = compiled(table)
+    plan, optimizer, shardings, step = compiled(table)
     trainable, frozen = split(params, plan.groups)
     trainable = jax.tree.map(jnp.array, trainable)
     state = TrainState(
@@ -62,7 +62,8 @@ def start(params, table=micro.TABLE):
         opt_state=optimizer.init(trainable),
         rng=jax.random.key_data(jax.random.key(0)),
     )
-    return state, frozen, step
+    # Placed as a step leaves them, or the second step would be compiled anew.
+    return jax.device_put(state, shardings), frozen, step
 
 
 def test_frozen_weights_have_no_state_and_stay(params):

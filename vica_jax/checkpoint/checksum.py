@@ -45,7 +45,6 @@ def device_checksums(leaves: Mapping[str, Any]) -> dict[str, int]:
 
     Every process that holds a part of the arrays has to call this.
     """
-    import jax
 
     function = {True: lambda leaf: checksum(np.asarray(leaf)), False: _on_device()}
     return {path: int(function[_is_near(leaf)](leaf)) for path, leaf in leaves.items()}

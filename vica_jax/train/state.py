@@ -6,6 +6,7 @@ homogeneous stacks are held stacked (``models/stack``). Axes and shardings come 
 model's own declarations and the one rules table (``vica_jax.sharding``).
 """
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -173,9 +174,14 @@ def load_leaves(folder: Any, plan: Plan, tree: Mapping[str, Any], mesh: Mesh) ->
             continue
         parts = [loaded.pop(layers[i]) for i in range(len(layers))]
         target = NamedSharding(mesh, spec(axes[key], wanted[key].shape, mesh))
-        stack = jax.jit(lambda *xs: jnp.stack(xs), out_shardings=target)
-        insert(placed, key, stack(*parts))
+        insert(placed, key, _stack_onto(target)(*parts))
     return placed
+
+
+@functools.cache
+def _stack_onto(target: NamedSharding) -> Callable[..., jax.Array]:
+    """``jnp.stack`` onto devices; compiled once for all leaves of a shape."""
+    return jax.jit(lambda *xs: jnp.stack(xs), out_shardings=target)
 
 
 def abstract_state(
