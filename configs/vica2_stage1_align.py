@@ -20,7 +20,7 @@ def get_config(arg: str | None = None) -> Config:
         global_batch_size=64,
     )
     config.init_from = "vica2-init"
-    config.per_device_batch_size = 8
+    config.per_device_batch_size = 4
     config.data.mixture = "data/LLaVA-CC3M-Pretrain-595K/chat.json"
     config.data.image_folder = "data/LLaVA-CC3M-Pretrain-595K/images"
     return apply_variants(config, arg, {})

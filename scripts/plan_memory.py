@@ -63,8 +63,8 @@ def main() -> None:
     from vica_jax.config import build
     from vica_jax.errors import InputError
     from vica_jax.train.memory import fit, largest_shape, measure_step
-    from vica_jax.train.run import stage_config
     from vica_jax.train.settings import TrainSettings
+    from vica_jax.train.stage import stage_config
 
     if len(jax.devices()) != devices:
         cli.fail(f"--devices={devices}: XLA made {len(jax.devices())} host devices")

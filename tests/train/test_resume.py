@@ -20,7 +20,8 @@ from short_run import events, lines, make_settings, steps, train, unusable, weig
 from vica_jax.checkpoint import CheckpointError, fingerprint, read_manifest, saved_steps
 from vica_jax.config import plain
 from vica_jax.train import run
-from vica_jax.train.run import FREE, RunError, check_resumable
+from vica_jax.train.resume import FREE, check_resumable
+from vica_jax.train.stage import RunError
 from vica_jax.train.sample_log import SampleLog
 
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,6 @@ largest that any of them needs), pad to it and place their rows: so every proces
 the same program at every step, whatever media its own rows hold.
 """
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +33,6 @@ class GlobalBatch:
 
     ``loaded`` is this process's part; ``bad`` and ``truncated`` count unreadable and
     cut samples of all processes, ``flops`` are the model FLOPs of the whole batch.
-    ``wait_s`` is the time this host waited for data.
     """
 
     arrays: Batch
@@ -43,7 +41,6 @@ class GlobalBatch:
     bad: int
     truncated: int
     flops: float
-    wait_s: float
 
 
 def local_rows(mesh: Mesh, micro_batch: int, accumulation: int) -> list[int]:
@@ -129,7 +126,6 @@ def _agree(
     flops_of: Callable[[Sequence[Example]], float],
 ) -> tuple[Loaded, dict[str, Any]] | None:
     """The next batch with what all processes have to know of it."""
-    start = time.perf_counter()
     loaded, failed = None, None
     try:
         loaded = next(source, None)
@@ -137,7 +133,6 @@ def _agree(
         if jax.process_count() == 1:
             raise
         failed = error  # raised once the others know, or they would wait for ever
-    wait = time.perf_counter() - start
     shape, counts = BatchShape(), np.zeros(3, np.int64)
     if loaded is not None:
         shape = BatchShape.of(loaded.examples, layout, buckets)
@@ -162,7 +157,6 @@ def _agree(
         "bad": bad,
         "truncated": truncated,
         "flops": flops,
-        "wait_s": wait,
     }
 
 

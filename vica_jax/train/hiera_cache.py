@@ -24,8 +24,8 @@ from vica_jax.errors import InputError
 from vica_jax.models.config import HieraConfig
 from vica_jax.models.hiera import Hiera, hiera_pixels
 from vica_jax.train.features import hiera_hash
-from vica_jax.train.run import stage_config
 from vica_jax.train.settings import TrainSettings
+from vica_jax.train.stage import stage_config
 
 
 @dataclass

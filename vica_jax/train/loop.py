@@ -91,11 +91,11 @@ def train(
     step = int(state.step)
     shapes: set[Any] = set()
     pending: tuple[int, GlobalBatch, Metrics, dict[str, int]] | None = None
-    last = time.perf_counter()
+    last, wait = time.perf_counter(), 0.0
 
     def look() -> None:
         """Fetch and log the metrics of the step dispatched before."""
-        nonlocal pending, last, consumed
+        nonlocal pending, last, wait, consumed
         if pending is None:
             return
         number, batch, metrics, counts = pending
@@ -108,15 +108,17 @@ def train(
             "consumed": batch.loaded.consumed,
             "epoch": batch.loaded.epoch,
             "step_seconds": done - last,
-            "wait_seconds": batch.wait_s,
+            "wait_seconds": wait,
         }
-        last, consumed = done, batch.loaded.consumed
+        last, wait, consumed = done, 0.0, batch.loaded.consumed
         log.log(number, values)
         check_finite(number, values, checkpoints)
 
     source = iter(batches)
     while step < total_steps:
+        asked = time.perf_counter()
         batch = next(source)
+        wait += time.perf_counter() - asked
         samples.add(batch)
         if batch.shape not in shapes:
             shapes.add(batch.shape)

@@ -20,8 +20,8 @@ from vica_jax.models.config import VicaConfig
 from vica_jax.train.feed import batch_sharding, batch_shards
 from vica_jax.train.loss import VOCAB_CHUNK
 from vica_jax.train.optimizer import make_optimizer, make_schedule
-from vica_jax.train.run import Stage, make_stage
 from vica_jax.train.settings import TrainSettings
+from vica_jax.train.stage import Stage, make_stage
 from vica_jax.train.state import abstract_state, shardings_of
 from vica_jax.train.step import make_train_step
 

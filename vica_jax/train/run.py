@@ -4,74 +4,43 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from vica_jax.checkpoint import TrainingCheckpoints, fingerprint, read_manifest
 from vica_jax.checkpoint.manifest import Manifest
 from vica_jax.config import plain
-from vica_jax.data.example import Example
 from vica_jax.data.loader import Loader
 from vica_jax.data.mixture import Mixture, read_mixture
 from vica_jax.data.order import split_validation
-from vica_jax.errors import InputError
 from vica_jax.models.config import VicaConfig
-from vica_jax.models.vica import Vica
-from vica_jax.sharding import make_mesh
 from vica_jax.train.distributed import synchronize
 from vica_jax.train.export import export_native
-from vica_jax.train.features import hiera_hash
-from vica_jax.train.feed import batch_shards, feed, local_rows
-from vica_jax.train.flops import peak_flops, sample_flops
+from vica_jax.train.feed import feed, local_rows
+from vica_jax.train.flops import peak_flops
 from vica_jax.train.loop import Hooks, train
 from vica_jax.train.metrics import Tracker
 from vica_jax.train.optimizer import make_optimizer, make_schedule
+from vica_jax.train.resume import check_fresh, check_resumable
 from vica_jax.train.sample_log import SampleLog
 from vica_jax.train.settings import TrainSettings
+from vica_jax.train.stage import RunError, Stage, cached_hiera, make_flops, make_stage
 from vica_jax.train.state import (
-    Plan,
     TrainState,
     abstract_state,
     init_state,
     load_leaves,
-    make_plan,
     shardings_of,
 )
 from vica_jax.train.step import make_eval_step, make_train_step
 
 log = logging.getLogger(__name__)
 CHECKPOINTS, EXPORT, CONFIG = "checkpoints", "export", "config.json"
-# What may differ between a run and its resumption; everything else is refused.
-FREE = (
-    "data.num_workers",
-    "data.image_folder",
-    "data.hiera_cache",
-    "data.video_folder",
-    "data.max_bad_share",
-    "per_device_batch_size",
-    "frame_chunk",
-    "remat",
-    "mesh",
-    "checkpoint",
-    "log",
-    "max_steps",
-    "validate_every",
-    "validation_batches",
-    "export_hf",
-    "export_hf_every",
-    "init_from",
-)
-
-
-class RunError(InputError):
-    """A run that cannot start or go on as asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,79 +53,6 @@ class Exporters:
 
     hf: Callable[[Path, Path], Any]
     adapter: Callable[[Path, int, VicaConfig, Path], Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """What is fixed before the first step: model, mesh, plan and batch sizes."""
-
-    settings: TrainSettings
-    cfg: VicaConfig
-    mesh: Mesh
-    plan: Plan
-    model: Vica
-    accumulation: int
-    hiera_hash: str = ""  # of the weights whose cached features are read
-
-    @property
-    def micro_batch(self) -> int:
-        return self.settings.global_batch_size // self.accumulation
-
-
-def make_stage(settings: TrainSettings, cfg: VicaConfig) -> Stage:
-    """A stage for a model on this process's devices; allocates nothing."""
-    mesh = make_mesh(settings.mesh.sizes(len(jax.devices())))
-    cfg = stage_config(settings, cfg)
-    return Stage(
-        settings=settings,
-        cfg=cfg,
-        mesh=mesh,
-        plan=make_plan(
-            cfg,
-            settings.trainable,
-            settings.optimizer.rates,
-            dtype=settings.dtype,
-            lora=settings.lora,
-        ),
-        model=make_model(settings, cfg),
-        accumulation=settings.accumulation(batch_shards(mesh)),
-    )
-
-
-def cached_hiera(stage: Stage, base: Path) -> str:
-    """The name of the frozen Hiera whose features are cached.
-
-    Raises:
-      RunError: there is no Hiera, or it trains.
-    """
-    hiera = stage.cfg.hiera
-    if hiera is None:
-        raise RunError("data.hiera_cache is set, but this model has no Hiera")
-    if any(path.startswith("hiera/") for path in stage.plan.groups):
-        raise RunError(
-            "data.hiera_cache is set, but Hiera trains, so its features change: leave "
-            "the cache out, or freeze hiera/.* in the stage's table"
-        )
-    return hiera_hash(base, hiera, stage.settings.dtype)
-
-
-def make_model(settings: TrainSettings, cfg: VicaConfig) -> Vica:
-    """The model as training runs it: stacked, with recomputation."""
-    return Vica(
-        cfg,
-        jnp.dtype(settings.dtype),
-        scan=True,
-        frame_chunk=settings.frame_chunk,
-        remat=settings.remat,
-    )
-
-
-def stage_config(settings: TrainSettings, cfg: VicaConfig) -> VicaConfig:
-    """The checkpoint's config with this stage's frame count and context length."""
-    layout = replace(cfg.layout, num_frames=settings.data.num_frames)
-    if settings.context_length:
-        layout = replace(layout, context_length=settings.context_length)
-    return cfg.with_layout(layout)
 
 
 def run(
@@ -214,7 +110,7 @@ def run(
     record: Mapping[str, Any] = {"consumed": 0, "bad": 0, "truncated": 0}
     with checkpoints, jax.set_mesh(stage.mesh):
         if start is None:
-            check_fresh(workdir)
+            check_fresh(workdir / EXPORT)
             state = init_state(base, stage.plan, optimizer, stage.mesh, settings.seed)
         else:
             record = checkpoints.read_record(start)
@@ -379,85 +275,6 @@ def make_validation(
         return {"loss": loss, "target_tokens": count, "bad": bad}
 
     return validate
-
-
-def make_flops(stage: Stage) -> Callable[[Sequence[Example]], float]:
-    """Model FLOPs of training on some examples, their padding not counted."""
-    parts = frozenset(path.split("/")[0] for path in stage.plan.groups)
-    layout = stage.cfg.layout
-
-    def flops(examples: Sequence[Example]) -> float:
-        total = 0.0
-        for example in examples:
-            videos = [m for m in example.media if m.kind == "video"]
-            images = [m for m in example.media if m.kind != "video"]
-            frames = sum(len(m.siglip) for m in videos)
-            total += sample_flops(
-                stage.cfg,
-                length=min(example.length(layout), layout.context_length),
-                frames=frames,
-                views=sum(len(m.siglip) for m in images),
-                hiera_frames=layout.num_hiera_frames(frames) if frames else 0,
-                hiera_images=len(images) if layout.has_hiera else 0,
-                targets=sum(map(sum, example.supervised)),
-                trainable=parts,
-            )
-        return total
-
-    return flops
-
-
-def check_fresh(workdir: Path) -> None:
-    """Raise RunError where a run that begins would be taken for one that has ended."""
-    if (workdir / EXPORT).exists():
-        raise RunError(
-            f"{workdir}: {EXPORT}/ is there, but no checkpoint of the run that it came "
-            "from: take another --workdir, or move it away to begin again"
-        )
-
-
-def check_resumable(
-    record: Mapping[str, Any], now: Mapping[str, Any], workdir: Path
-) -> None:
-    """Raise RunError where a resumed run would not be the run that was begun."""
-    if record["base_fingerprint"] != now["base_fingerprint"]:
-        raise RunError(
-            f"{workdir}: this run started from {record['base']}, whose weights are not "
-            f"those of {now['base']}: give the same --config.init_from, or another "
-            "--workdir"
-        )
-    if record["digest"] != now["digest"]:
-        raise RunError(
-            f"{workdir}: the mixture has changed since this run began (it had "
-            f"{record['samples']:,} samples, now {now['samples']:,}): give the same "
-            "data, or another --workdir"
-        )
-    before, after = dict(_flat(record["config"])), dict(_flat(now["config"]))
-    for key in sorted(before.keys() | after.keys()):
-        free = any(key == name or key.startswith(f"{name}.") for name in FREE)
-        if not free and before.get(key) != after.get(key):
-            raise RunError(
-                f"{workdir}: this run began with {key} = {before.get(key)!r}, now it "
-                f"is {after.get(key)!r}: resume with the former, or take another "
-                "--workdir"
-            )
-    if record["total_steps"] != now["total_steps"] and not (
-        now["config"]["max_steps"] != record["config"]["max_steps"]
-        and now["config"]["optimizer"]["schedule"] == "constant"
-    ):
-        raise RunError(
-            f"{workdir}: this run is {record['total_steps']} steps long, now it would "
-            f"be {now['total_steps']}, with another schedule: resume with the same "
-            "max_steps, or take another --workdir"
-        )
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Any:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def write_config(path: Path, settings: TrainSettings) -> None:
