@@ -13,7 +13,10 @@ USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 # Nothing is fetched after the installation, and tests mean the CPU.
 TEST_ENV := HF_HUB_OFFLINE=1 JAX_PLATFORMS=cpu
 PYTEST := $(TEST_ENV) $(BIN) -m pytest
-EIGHT_DEVICES := XLA_FLAGS=--xla_force_host_platform_device_count=8
+# Most of a test's time is compilation, and most of that LLVM's. Those against torch run
+# what users run.
+QUICK := --xla_backend_optimization_level=0
+EIGHT_DEVICES := $(QUICK) --xla_force_host_platform_device_count=8
 MULTI_DEVICE := $(wildcard tests/multi_device/test_*.py)
 
 .DEFAULT_GOAL := help
@@ -28,15 +31,15 @@ demo: $(READY) ## the main job on a small model: convert, check parity, ask a vi
 	$(BIN) -m scripts.demo
 
 test: $(READY) ## the tests, without the slow ones and those against torch
-	$(PYTEST) -n $(JOBS) --dist loadfile -m "not slow and not parity"
+	XLA_FLAGS="$(QUICK)" $(PYTEST) -n $(JOBS) --dist loadfile -m "not slow and not parity"
 ifneq ($(MULTI_DEVICE),)
-	$(EIGHT_DEVICES) $(PYTEST) tests/multi_device -m "not slow and not parity"
+	XLA_FLAGS="$(EIGHT_DEVICES)" $(PYTEST) tests/multi_device -m "not slow and not parity"
 endif
 
 slow: $(READY) ## the slow tests
-	$(PYTEST) -n $(JOBS) --dist loadfile -m "slow and not parity"
+	XLA_FLAGS="$(QUICK)" $(PYTEST) -n $(JOBS) --dist loadfile -m "slow and not parity"
 ifneq ($(MULTI_DEVICE),)
-	$(EIGHT_DEVICES) $(PYTEST) tests/multi_device -m slow || [ $$? -eq 5 ] # 5: none
+	XLA_FLAGS="$(EIGHT_DEVICES)" $(PYTEST) tests/multi_device -m slow || [ $$? -eq 5 ] # 5: none
 endif
 
 parity: $(READY_PARITY) ## the tests against torch (installs the extra [parity])

@@ -91,10 +91,15 @@ def train(
             )
         )
     try:
-        return [Ended(p.wait(), p.stdout.read() if p.stdout else "") for p in running]
+        said = [process.communicate()[0] for process in running]
     finally:
         for process in running:
             process.kill()
+            process.communicate()
+    return [
+        Ended(process.returncode, text)
+        for process, text in zip(running, said, strict=True)
+    ]
 
 
 @pytest.fixture(scope="module")
