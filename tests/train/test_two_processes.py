@@ -95,7 +95,9 @@ def train(
     finally:
         for process in running:
             process.kill()
-            process.communicate()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
     return [
         Ended(process.returncode, text)
         for process, text in zip(running, said, strict=True)
