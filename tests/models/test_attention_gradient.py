@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import re
 
 import jax
 import jax.numpy as jnp
@@ -232,3 +233,17 @@ def test_a_kernel_that_fails_is_not_used(no_direct, stand_in, caplog):
     stand_in(kernel)
     jax.eval_shape(attend, *halves()[:3])
     assert "NotImplementedError: no such head dim" in caplog.text
+
+
+def test_no_head_copies_all_heads():
+    """On a CPU heads are a loop: a copy of an array in it costs all heads at each."""
+    q = jax.ShapeDtypeStruct((2, 300, 4, 8), jnp.float32)
+
+    def gradients(q, k, v, g):
+        return jax.vjp(functools.partial(blockwise, causal=False), q, k, v)[1](g)
+
+    program = jax.jit(gradients).lower(q, q, q, q).compile().as_text()
+    bodies, _, entry = program.partition("\nENTRY ")
+    # A ROOT is a computation of its own, called before or after the loops.
+    whole = re.compile(r"^ +%\S+ = f32\[8,300(,1)?,8\]\S* copy\(", re.MULTILINE)
+    assert "while(" in entry and not whole.search(bodies)

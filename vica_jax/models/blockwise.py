@@ -95,9 +95,14 @@ def _blockwise_backward(plan: _Plan, kept: tuple[jax.Array, ...], g: jax.Array):
     # A query's mean, by its weights, of their gradients: known without either row.
     delta = (g.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1, keepdims=True)
     g, delta = (_queries_by_head(plan, x, k.shape[2]) for x in (g, delta))
-    one = functools.partial(_head_gradients, plan)
+
+    def one(q, dk, dv, *read):  # dk, dv: places to write, not what is in them
+        return _head_gradients(plan, q, *read)
+
     heads = _by_head(plan, q, k, v)
-    dq, dk, dv = _map_heads(plan, one, heads, (g, lse, delta[..., 0]))
+    # Keys and values are read from arrays that are not written over: where a head's
+    # were, XLA copied all heads' at each head.
+    dq, dk, dv = _map_heads(plan, one, heads, (*heads[1:], g, lse, delta[..., 0]))
     return _by_token(dq, q.shape), _by_token(dk, k.shape), _by_token(dv, v.shape)
 
 
