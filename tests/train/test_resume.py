@@ -21,8 +21,8 @@ from vica_jax.checkpoint import CheckpointError, fingerprint, read_manifest, sav
 from vica_jax.config import plain
 from vica_jax.train import run
 from vica_jax.train.resume import FREE, check_resumable
-from vica_jax.train.stage import RunError
 from vica_jax.train.sample_log import SampleLog
+from vica_jax.train.stage import RunError
 
 ROOT = Path(__file__).parents[2]
 STEPS = 2 * short_run.PER_EPOCH
