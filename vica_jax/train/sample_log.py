@@ -48,7 +48,11 @@ class SampleLog:
         self._bad_file = workdir / f"bad_samples{process}.jsonl"
         self._truncated_file = workdir / f"truncated_samples{process}.jsonl"
         self._max_share, self._few = max_share, min(FEW, samples)
-        for file in (self._bad_file, self._truncated_file):
+        files = [self._bad_file, self._truncated_file]
+        if jax.process_index() == 0:  # for processes that there are no more
+            found = workdir.glob("*_samples.*.jsonl")
+            files += [x for x in found if _process_of(x) >= jax.process_count()]
+        for file in files:
             _drop_after(file, consumed)
 
     def add(self, batch: GlobalBatch) -> None:
@@ -70,6 +74,12 @@ class SampleLog:
                 f"data.max_bad_share = {self._max_share:g} (all are named in "
                 f"{self._bad_file}){last}: run python -m scripts.check_data"
             )
+
+
+def _process_of(path: Path) -> int:
+    """The number in ``bad_samples.NUMBER.jsonl``; -1 without one."""
+    number = path.suffixes[0].removeprefix(".")
+    return int(number) if number.isdigit() else -1
 
 
 def _append(path: Path, samples: Sequence[Any], consumed: int) -> None:
