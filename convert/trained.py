@@ -18,7 +18,7 @@ def export_adapter(checkpoints: Path, step: int, cfg: VicaConfig, target: Path) 
       InputError: the step is damaged, or the folder cannot be written.
     """
     saved = read_step(checkpoints, step)
-    lora = saved.record["lora"]
+    lora = saved.record["config"]["lora"]
     leaves = {
         path.removeprefix(PARAMS): LeafReader(saved=saved, path=path).read()
         for path in saved.leaves

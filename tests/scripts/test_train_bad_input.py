@@ -15,7 +15,7 @@ from train import short_run
 
 from vica_jax.checkpoint import read_step
 from vica_jax.checkpoint.step import LeafReader, saved_steps
-from vica_jax.train import run as train_run
+from vica_jax.train import stage
 from vica_jax.train import state as train_state
 
 ROOT = Path(__file__).parents[2]
@@ -378,7 +378,7 @@ def begun(config, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
         patch.setattr(shutil, "disk_usage", lambda path: usage(next(free, 0)))
-        patch.setattr(train_run, "make_train_step", standing_step)
+        patch.setattr(stage, "make_train_step", standing_step)
         result = run("train", f"--config={config}", workdir=workdir)
     return workdir, result
 

@@ -190,6 +190,19 @@ def test_a_run_that_has_ended_is_left_as_it_is(chain, data):
     assert after == before and len(one.metrics) == 2
 
 
+@pytest.mark.parametrize("at", ["", "checkpoints/1"])
+def test_a_saved_step_as_an_hf_folder_has_the_weights(chain, at, tmp_path):
+    one = chain["vica2_stage3_spatial"]
+    hf = tmp_path / "hf"
+    result = run("convert_checkpoint", source=one.workdir / at, target=hf, to="hf")
+    assert result.code == 0, result.err
+    assert f"step {1 if at else 2} of" in result.out
+    back = tmp_path / "back"
+    assert run("convert_checkpoint", source=hf, target=back).code == 0
+    # At the first step of a warm-up the rate is 0: that model is the base.
+    assert weights(back) == weights(one.base if at else one.workdir / "export")
+
+
 # --------------------------------------------------------------------- other variants
 def test_adapters_train_alone_and_load_for_inference(chain, train):
     base = chain["vica2_stage3_spatial"].workdir / "export"

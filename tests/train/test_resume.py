@@ -19,7 +19,7 @@ from short_run import events, lines, make_settings, steps, train, unusable, weig
 
 from vica_jax.checkpoint import CheckpointError, fingerprint, read_manifest, saved_steps
 from vica_jax.config import plain
-from vica_jax.train import run
+from vica_jax.train import stage
 from vica_jax.train.resume import FREE, check_resumable
 from vica_jax.train.sample_log import SampleLog
 from vica_jax.train.stage import RunError
@@ -50,7 +50,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
 @pytest.fixture(scope="module", autouse=True)
 def one_program() -> Iterator[None]:
     """All runs of this process share one jitted step: tracing it takes seconds."""
-    make, made = run.make_train_step, []
+    make, made = stage.make_train_step, []
 
     def shared(*args: Any, **options: Any) -> Any:
         if not made:
@@ -58,7 +58,7 @@ def one_program() -> Iterator[None]:
         return made[0]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "make_train_step", shared)
+        patch.setattr(stage, "make_train_step", shared)
         yield
 
 

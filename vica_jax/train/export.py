@@ -99,7 +99,7 @@ class TrainedModel:
     def _merge(self, kernel: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         from vica_jax.train.lora import merge_kernel
 
-        lora = self.saved.record["lora"]
+        lora = self.saved.record["config"]["lora"]
         wide = kernel.astype(np.float32, copy=False)
         return merge_kernel(wide, a, b, lora["alpha"] / lora["rank"])
 
@@ -218,14 +218,15 @@ def _check_leaves(model: TrainedModel) -> None:
 
 def _provenance(saved: SavedStep, before: Manifest) -> dict[str, Any]:
     record = saved.record
+    config = record["config"]
     made: dict[str, Any] = {
         "base": Path(record["base"]).name,
         "base_fingerprint": record["base_fingerprint"],
-        "stage": record.get("config", {}).get("name"),
+        "stage": config["name"],
         "step": saved.step,
-        "consumed": record.get("consumed"),
-        "epoch": record.get("epoch"),
-        "lora": record.get("lora"),
+        "consumed": record["consumed"],
+        "epoch": record["epoch"],
+        "lora": config["lora"],
         "base_provenance": before.provenance,
     }
     if "dtype" in before.provenance:  # what to_hf writes into config.json

@@ -19,11 +19,8 @@ from vica_jax.errors import InputError
 from vica_jax.models.config import VicaConfig
 from vica_jax.train.feed import batch_sharding, batch_shards
 from vica_jax.train.loss import VOCAB_CHUNK
-from vica_jax.train.optimizer import make_optimizer, make_schedule
 from vica_jax.train.settings import TrainSettings
-from vica_jax.train.stage import Stage, make_stage
-from vica_jax.train.state import abstract_state, shardings_of
-from vica_jax.train.step import make_train_step
+from vica_jax.train.stage import Stage, make_program, make_stage
 
 # Else float32 copies of all frozen and cast weights are made ahead of the loops over
 # layers, which no backend with bfloat16 products does.
@@ -68,28 +65,17 @@ def measure_step(
     """
     stage = make_stage(settings, cfg)
     mesh, plan = stage.mesh, stage.plan
-    schedule = make_schedule(settings.optimizer, 100)
-    optimizer = make_optimizer(settings.optimizer, plan.groups, schedule)
-    state = abstract_state(plan, optimizer, mesh)
+    program = make_program(stage, total_steps=100)  # their number changes no size
     frozen = jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         plan.frozen,
         plan.shardings(plan.frozen, mesh),
     )
     batch = abstract_batch(stage, shape)
-    step: Any = make_train_step(
-        stage.model,
-        optimizer,
-        schedule,
-        clip_norm=settings.optimizer.clip_norm,
-        rates=settings.optimizer.rates,
-        shardings=shardings_of(state),
-        lora=settings.lora,
-    )
     with jax.set_mesh(mesh):
-        lowered = step.lower(state, frozen, batch)
+        lowered = program.step.lower(program.state, frozen, batch)
         analysis = lowered.compile(compiler_options=_NO_HOISTING).memory_analysis()
-    masters = local_bytes(state.params)
+    masters = local_bytes(program.state.params)
     compute = masters * np.dtype(settings.dtype).itemsize // 4
     several = stage.accumulation > 1
     rows = max(stage.micro_batch // batch_shards(mesh), 1)
@@ -101,7 +87,7 @@ def measure_step(
     }
     return StepMemory(
         parameters=masters,
-        optimizer=local_bytes(state.opt_state),
+        optimizer=local_bytes(program.state.opt_state),
         frozen=local_bytes(frozen),
         batch=local_bytes(batch),
         **known,

@@ -25,19 +25,23 @@ from vica_jax.train.feed import feed, local_rows
 from vica_jax.train.flops import peak_flops
 from vica_jax.train.loop import Hooks, train
 from vica_jax.train.metrics import Tracker
-from vica_jax.train.optimizer import make_optimizer, make_schedule
 from vica_jax.train.resume import check_fresh, check_resumable
 from vica_jax.train.sample_log import SampleLog
 from vica_jax.train.settings import TrainSettings
-from vica_jax.train.stage import RunError, Stage, cached_hiera, make_flops, make_stage
+from vica_jax.train.stage import (
+    RunError,
+    Stage,
+    cached_hiera,
+    make_flops,
+    make_program,
+    make_stage,
+)
 from vica_jax.train.state import (
     TrainState,
-    abstract_state,
     init_state,
     load_leaves,
-    shardings_of,
 )
-from vica_jax.train.step import make_eval_step, make_train_step
+from vica_jax.train.step import make_eval_step
 
 log = logging.getLogger(__name__)
 CHECKPOINTS, EXPORT, CONFIG = "checkpoints", "export", "config.json"
@@ -89,9 +93,7 @@ def run(
     total = per_epoch * settings.epochs
     if settings.max_steps:
         total = min(total, settings.max_steps)
-    schedule = make_schedule(settings.optimizer, total)
-    optimizer = make_optimizer(settings.optimizer, stage.plan.groups, schedule)
-    like = abstract_state(stage.plan, optimizer, stage.mesh)
+    program = make_program(stage, total)
     checkpoints = TrainingCheckpoints(
         workdir / CHECKPOINTS,
         keep_last=settings.checkpoint.keep_last,
@@ -103,7 +105,6 @@ def run(
         "base_fingerprint": fingerprint(base),
         "config": plain(settings),
         "total_steps": total,
-        "lora": plain(settings.lora),
         "samples": len(chosen),
         "digest": mixture.digest,
     }
@@ -111,11 +112,13 @@ def run(
     with checkpoints, jax.set_mesh(stage.mesh):
         if start is None:
             check_fresh(workdir / EXPORT)
-            state = init_state(base, stage.plan, optimizer, stage.mesh, settings.seed)
+            state = init_state(
+                base, stage.plan, program.optimizer, stage.mesh, settings.seed
+            )
         else:
             record = checkpoints.read_record(start)
             check_resumable(record, made_of, workdir)
-            state = checkpoints.restore(start, like)
+            state = checkpoints.restore(start, program.state)
         frozen = load_leaves(base, stage.plan, stage.plan.frozen, stage.mesh)
         if first:
             write_config(workdir / CONFIG, settings)
@@ -155,15 +158,7 @@ def run(
                 settings,
                 state,
                 frozen,
-                make_train_step(
-                    stage.model,
-                    optimizer,
-                    schedule,
-                    clip_norm=settings.optimizer.clip_norm,
-                    rates=settings.optimizer.rates,
-                    shardings=shardings_of(like),
-                    lora=settings.lora,
-                ),
+                program.step,
                 batches_of(stage, loader),
                 checkpoints,
                 tracker,

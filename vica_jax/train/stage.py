@@ -3,9 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh
 
 from vica_jax.data.example import Example
@@ -16,8 +18,16 @@ from vica_jax.sharding import make_mesh
 from vica_jax.train.features import hiera_hash
 from vica_jax.train.feed import batch_shards
 from vica_jax.train.flops import sample_flops
+from vica_jax.train.optimizer import make_optimizer, make_schedule
 from vica_jax.train.settings import TrainSettings
-from vica_jax.train.state import Plan, make_plan
+from vica_jax.train.state import (
+    Plan,
+    TrainState,
+    abstract_state,
+    make_plan,
+    shardings_of,
+)
+from vica_jax.train.step import make_train_step
 
 
 class RunError(InputError):
@@ -89,6 +99,33 @@ def make_model(settings: TrainSettings, cfg: VicaConfig) -> Vica:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """The optimiser, the state's shapes and shardings, and the jitted step."""
+
+    optimizer: optax.GradientTransformation
+    state: TrainState
+    step: Any  # jitted; may be lowered too
+
+
+def make_program(stage: Stage, total_steps: int) -> Program:
+    """What a stage runs for ``total_steps``; nothing is allocated or compiled."""
+    settings = stage.settings
+    schedule = make_schedule(settings.optimizer, total_steps)
+    optimizer = make_optimizer(settings.optimizer, stage.plan.groups, schedule)
+    state = abstract_state(stage.plan, optimizer, stage.mesh)
+    step = make_train_step(
+        stage.model,
+        optimizer,
+        schedule,
+        clip_norm=settings.optimizer.clip_norm,
+        rates=settings.optimizer.rates,
+        shardings=shardings_of(state),
+        lora=settings.lora,
+    )
+    return Program(optimizer=optimizer, state=state, step=step)
+
+
 def stage_config(settings: TrainSettings, cfg: VicaConfig) -> VicaConfig:
     """The checkpoint's config with this stage's frame count and context length."""
     layout = replace(cfg.layout, num_frames=settings.data.num_frames)
@@ -99,7 +136,14 @@ def stage_config(settings: TrainSettings, cfg: VicaConfig) -> VicaConfig:
 
 def make_flops(stage: Stage) -> Callable[[Sequence[Example]], float]:
     """Model FLOPs of training on some examples, their padding not counted."""
-    parts = frozenset(path.split("/")[0] for path in stage.plan.groups)
+    of = {
+        lora: frozenset(
+            path.split("/")[0]
+            for path in stage.plan.groups
+            if path.endswith(("/lora_a", "/lora_b")) == lora
+        )
+        for lora in (False, True)
+    }
     layout = stage.cfg.layout
 
     def flops(examples: Sequence[Example]) -> float:
@@ -116,7 +160,9 @@ def make_flops(stage: Stage) -> Callable[[Sequence[Example]], float]:
                 hiera_frames=layout.num_hiera_frames(frames) if frames else 0,
                 hiera_images=len(images) if layout.has_hiera else 0,
                 targets=sum(map(sum, example.supervised)),
-                trainable=parts,
+                trainable=of[False],
+                adapted=of[True],
+                cached_hiera=bool(stage.settings.data.hiera_cache),
             )
         return total
 
