@@ -5,6 +5,7 @@ largest that any of them needs), pad to it and place their rows: so every proces
 the same program at every step, whatever media its own rows hold.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,8 @@ class GlobalBatch:
 
     ``loaded`` is this process's part; ``bad`` and ``truncated`` count unreadable and
     cut samples of all processes, ``flops`` are the model FLOPs of the whole batch.
+    ``wait_s`` is the time this host waited for samples, of this batch and of the one
+    after, since the batch before was given out.
     """
 
     arrays: Batch
@@ -41,6 +44,7 @@ class GlobalBatch:
     bad: int
     truncated: int
     flops: float
+    wait_s: float
 
 
 def local_rows(mesh: Mesh, micro_batch: int, accumulation: int) -> list[int]:
@@ -73,14 +77,32 @@ def feed(
     the exchange between processes is queued behind the running step and before the
     next, so devices do not wait for hosts to copy.
     """
-    source = iter(batches)
+    source = _Timed(iter(batches))
     ahead = _agree(source, layout, buckets, flops_of)
     while ahead is not None:
         loaded, agreed = ahead
         host = collate_training(loaded.examples, layout, agreed["shape"])
         arrays = place(host, mesh, accumulation, micro_batch)
         ahead = _agree(source, layout, buckets, flops_of)
-        yield GlobalBatch(arrays=arrays, loaded=loaded, **agreed)
+        wait, source.seconds = source.seconds, 0.0
+        yield GlobalBatch(arrays=arrays, loaded=loaded, wait_s=wait, **agreed)
+
+
+class _Timed:
+    """An iterator that adds up the time its caller waits for it."""
+
+    def __init__(self, source: Iterator[Loaded]):
+        self.source, self.seconds = source, 0.0
+
+    def __iter__(self) -> "_Timed":
+        return self
+
+    def __next__(self) -> Loaded:
+        start = time.perf_counter()
+        try:
+            return next(self.source)
+        finally:
+            self.seconds += time.perf_counter() - start
 
 
 def place(host: Batch, mesh: Mesh, accumulation: int, micro_batch: int) -> Batch:

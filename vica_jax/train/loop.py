@@ -116,9 +116,8 @@ def train(
 
     source = iter(batches)
     while step < total_steps:
-        asked = time.perf_counter()
         batch = next(source)
-        wait += time.perf_counter() - asked
+        wait += batch.wait_s
         samples.add(batch)
         if batch.shape not in shapes:
             shapes.add(batch.shape)
