@@ -41,9 +41,9 @@ from vica_jax.data.tokenizer import TokenizerError, load_tokenizer
 from vica_jax.decode.assistant import (
     Assistant,
     default_dtype,
-    memory_named,
     shardings_for,
 )
+from vica_jax.decode.measure import memory_named
 from vica_jax.errors import InputError
 from vica_jax.models.config import HieraConfig, VicaConfig
 

@@ -31,13 +31,18 @@ MAY_IMPORT = {
     "data": "typing layout data",
     "decode": "typing layout sharding config checkpoint models decode",
     "decode.assistant": "typing layout sharding config checkpoint models decode data",
+    "decode.answer": "typing layout models decode data",
+    "decode.prompt": "typing layout models decode data",
+    "decode.session": "typing layout sharding models decode data",
+    "decode.session_file": "typing layout sharding models decode data",
     "train": "typing layout sharding config checkpoint models train data",
     "train.loop": "typing layout sharding config checkpoint models train",
     "eval": "typing layout sharding config checkpoint models train data decode eval",
     "world": "typing world",
     "convert": "typing layout config checkpoint models convert",
     "convert.load": (
-        "typing layout config checkpoint models convert decode.assistant data.tokenizer"
+        "typing layout config checkpoint models convert decode.assistant decode.measure "
+        "data.tokenizer"
     ),
     "scripts": "vica_jax convert scripts configs",
     "configs": "typing layout config models configs",

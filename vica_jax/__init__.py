@@ -13,13 +13,14 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "Answer": "vica_jax.decode.assistant",
+    "Answer": "vica_jax.decode.answer",
     "AnswerSettings": "vica_jax.decode.settings",
     "Assistant": "vica_jax.decode.assistant",
     "InputError": "vica_jax.errors",
     "Sampling": "vica_jax.decode.generate",
     "VARIANTS": "vica_jax.models.variants",
     "Vica": "vica_jax.models.vica",
+    "VideoSession": "vica_jax.decode.session",
     "VicaConfig": "vica_jax.models.config",
     "VisualLayout": "vica_jax.layout",
     "make_generate": "vica_jax.decode.generate",

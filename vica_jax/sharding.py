@@ -177,6 +177,13 @@ def param_shardings(shapes: Any, axes: Any, mesh: Mesh) -> Any:
     )
 
 
+def logical_sharding(
+    axes: Axes, shape: tuple[int, ...], mesh: Mesh | None
+) -> NamedSharding | None:
+    """Where an array with these logical axes lies on ``mesh``; None without one."""
+    return None if mesh is None else NamedSharding(mesh, spec(axes, shape, mesh))
+
+
 def per_device(axis: str, size: int) -> int:
     """How many of ``size`` entries along a logical axis one device holds."""
     mesh = jax.sharding.get_abstract_mesh()

@@ -30,7 +30,7 @@ from vica_jax.checkpoint import (
     read_manifest,
 )
 from vica_jax.data.tokenizer import TokenizerError
-from vica_jax.decode.assistant import OutOfMemoryError
+from vica_jax.decode.measure import OutOfMemoryError
 from vica_jax.errors import InputError
 from vica_jax.models.config import ConfigError, VicaConfig
 

@@ -9,9 +9,10 @@ their own loop.
 
 import contextlib
 import functools
-import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import hashlib
+import os
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,64 +21,36 @@ import jax.numpy as jnp
 import numpy as np
 
 from vica_jax.checkpoint import CheckpointError, read_manifest, restore
+from vica_jax.checkpoint.checksum import device_checksums
 from vica_jax.checkpoint.manifest import TOKENIZER
-from vica_jax.data.conversation import PromptError, chatml, tokenize_chunks, user_turn
-from vica_jax.data.example import (
-    Example,
-    check_length,
-    collate,
-    image_medium,
-    video_medium,
-)
-from vica_jax.data.media import Images, Media, Video, is_video, open_media
+from vica_jax.checkpoint.tree import stored_leaves
+from vica_jax.data.conversation import PromptError
+from vica_jax.data.example import Example, check_length, collate
 from vica_jax.data.tokenizer import Tokenizer, load_tokenizer, stream_text
-from vica_jax.data.video import time_instruction
+from vica_jax.decode.answer import Answer, make_answer
 from vica_jax.decode.generate import (
     TEXT_KEYS,
     begin,
-    decode,
     encode,
     prefill,
     text_of,
 )
+from vica_jax.decode.loop import cache_room, decode_rows, last
+from vica_jax.decode.measure import measured, memory_named
+from vica_jax.decode.prompt import (
+    Question,
+    Seen,
+    prompt_chunks,
+    read_media,
+    text_tokens,
+)
+from vica_jax.decode.session import VideoSession, open_session
 from vica_jax.decode.settings import AnswerSettings, make_sampling
-from vica_jax.errors import InputError
 from vica_jax.layout import LayoutError
 from vica_jax.models.config import VicaConfig
 from vica_jax.models.vica import Vica, abstract_vica, apply
 from vica_jax.sharding import param_shardings
 from vica_jax.typing import Batch, Params
-
-DECODE_CHUNK = 16  # tokens per jitted call; the grain of streaming
-CACHE_BUCKET = 64  # room for new tokens is rounded up to a multiple of this
-
-
-class OutOfMemoryError(InputError):
-    """The device ran out of memory; the message names the part and what to try."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """An answer and everything needed to get it again.
-
-    ``token_ids`` end with the EOS id unless ``finish`` is ``length``. ``tokens`` counts
-    the prompt per stream; ``seconds`` is wall time per step.
-    """
-
-    text: str
-    token_ids: list[int]
-    finish: str
-    frame_indices: list[int]
-    frame_times: list[float]
-    tokens: dict[str, int]
-    seconds: dict[str, float]
-    settings: dict[str, Any]
-    notes: list[str] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, ``answer`` first."""
-        fields = asdict(self)
-        return {"answer": fields.pop("text"), **fields}
 
 
 @dataclass(frozen=True)
@@ -85,7 +58,7 @@ class _Request:
     """One prepared question: its example and what was seen on the way."""
 
     example: Example
-    media: Media | None
+    seen: Seen
     seconds: dict[str, float]
 
 
@@ -155,27 +128,59 @@ class Assistant:
         )
 
     # ------------------------------------------------------------ questions
-    def answer(self, media: Any, question: str, **settings: Any) -> Answer:
+    def answer(self, media: Any, question: Question, **settings: Any) -> Answer:
         """Answer one question about a video, images, or (``None``) nothing.
 
         ``media`` is whatever ``open_media`` takes: a video file, a folder of frames, a
-        uint8 array ``[n,h,w,3]``, an image, a list of images, or None. ``settings``
-        are the fields of ``AnswerSettings``.
+        uint8 array ``[n,h,w,3]``, an image, a list of images, or None. ``question``
+        may be a dialogue: question, answer, ..., question. ``settings`` are the fields
+        of ``AnswerSettings``.
         """
         return self.answer_batch([(media, question)], **settings)[0]
 
     def answer_batch(
-        self, questions: Sequence[tuple[Any, str]], **settings: Any
+        self, questions: Sequence[tuple[Any, Question]], **settings: Any
     ) -> list[Answer]:
         """Answer several (media, question) pairs in one padded batch.
 
         Every row gets exactly the tokens it would get alone.
         """
         chosen = AnswerSettings(**settings)
-        return _last(self._run(questions, chosen))
+        return last(self._run(questions, chosen))
+
+    def open(self, media: Any, **settings: Any) -> VideoSession:
+        """Read a video or images once, to ask about it many times.
+
+        ``settings`` are as for ``answer``; those of the text can be changed per
+        ``session.ask``.
+        """
+        return open_session(self, media, AnswerSettings(**settings))
+
+    def load_session(self, path: str | os.PathLike[str]) -> VideoSession:
+        """A session that ``VideoSession.save`` wrote, with these same weights.
+
+        Raises:
+          SessionFileError: no such file, or one of other weights, sizes or dtype.
+        """
+        from vica_jax.decode.session_file import load_session
+
+        return load_session(self, path)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of every weight as it is used: names, shapes, dtypes and bits.
+
+        Computed where the weights lie; the same on any mesh.
+        """
+        leaves = stored_leaves(self.params)
+        sums = device_checksums(leaves)
+        whole = hashlib.sha256()
+        for path, leaf in sorted(leaves.items()):
+            whole.update(f"{path} {leaf.shape} {leaf.dtype} {sums[path]}\n".encode())
+        return whole.hexdigest()
 
     def stream(
-        self, media: Any, question: str, **settings: Any
+        self, media: Any, question: Question, **settings: Any
     ) -> Generator[str, None, Answer]:
         """Yield text as tokens arrive; the generator's return value is the Answer.
 
@@ -210,7 +215,7 @@ class Assistant:
         model = self.model(chosen)
         request = self._prepare(media, question, chosen, model.cfg)
         batch = collate([request.example], model.cfg.layout)
-        with self._on_mesh():
+        with self.on_mesh():
             if all_positions:
                 logits = _all_logits(model, self.params, batch)
                 return np.asarray(logits)[0, : batch["lengths"][0]]
@@ -236,7 +241,7 @@ class Assistant:
 
     # ------------------------------------------------------------- the work
     def _run(
-        self, questions: Sequence[tuple[Any, str]], settings: AnswerSettings
+        self, questions: Sequence[tuple[Any, Question]], settings: AnswerSettings
     ) -> Generator[list[list[int]], None, list[Answer]]:
         """Yield the ids so far after every chunk; return the answers."""
         if not questions:
@@ -265,141 +270,72 @@ class Assistant:
         batch = collate(
             [request.example for request in requests], layout, pad_id=sampling.pad_id
         )
-        length = batch["tokens"].shape[1] + -(-room // CACHE_BUCKET) * CACHE_BUCKET
+        length = batch["tokens"].shape[1] + cache_room(room)
         seconds: dict[str, float] = {}
         smaller = _smaller_setting(settings, len(questions), "frames" in batch)
-        with self._on_mesh():
-            with _step("encode", seconds), memory_named("the vision encoders", smaller):
+        with self.on_mesh():
+            with measured("encode", seconds, smaller):
                 bank = encode(model, self.params, media_of(batch))
                 jax.block_until_ready(bank)
-            with _step("prefill", seconds), memory_named("prefill", smaller):
+            with measured("prefill", seconds, smaller):
                 logits, cache = prefill(
                     model, length, self.params, text_of(batch), bank
                 )
                 key = jax.random.key(settings.seed)
                 state = begin(sampling, logits, batch["lengths"], key, cache)
                 del cache  # the state owns it: decode donates it
-                ids = [[int(token)] for token in np.asarray(state.token)]
-                done = np.asarray(state.done)
             del bank
-            yield ids
-            left, choice = room - 1, sampling.choice()
-            while left > 0 and not done.all():
-                with _step("decode", seconds), memory_named("decoding", smaller):
-                    steps = min(left, DECODE_CHUNK)
-                    state, tokens = decode(
-                        model, DECODE_CHUNK, self.params, choice, state, steps
-                    )
-                    new = np.asarray(tokens)[:, :steps]
-                    done = np.asarray(state.done)
-                for row, more in zip(ids, new, strict=True):
-                    row.extend(int(token) for token in more)
-                left -= steps
-                yield [_until_eos(row, sampling.eos_ids) for row in ids]
+            ids, _ = yield from decode_rows(
+                model, self.params, sampling, state, room, seconds, smaller
+            )
         return [
-            self._answer(
-                request, row, sampling.eos_ids, settings, model, seconds, notes
+            make_answer(
+                row,
+                sampling.eos_ids,
+                self.tokenizer,
+                request.seen,
+                text_tokens=text_tokens(request.example),
+                seconds={**request.seconds, **seconds},
+                settings=self.told(settings, model, request.seen),
+                notes=notes,
             )
             for request, row in zip(requests, ids, strict=True)
         ]
 
     def _prepare(
-        self, source: Any, question: str, settings: AnswerSettings, cfg: VicaConfig
+        self, source: Any, question: Question, settings: AnswerSettings, cfg: VicaConfig
     ) -> _Request:
         """Read media, build the prompt, check its length."""
-        layout, seconds = cfg.layout, {}
-        with _step("read", seconds):
-            if settings.fps is None and is_video(source):
-                layout.check_video(settings.num_frames)  # before frames fill the memory
-            media = open_media(
-                source,
-                num_frames=settings.num_frames,
-                fps=settings.fps,
-                source_fps=settings.source_fps,
-                reader=settings.reader,
-            )
-        with _step("pixels", seconds):
-            instruction = ""
-            if isinstance(media, Video):
-                parts = [video_medium(media.clip.frames, layout)]
-                if settings.time_instruction:
-                    instruction = time_instruction(media.clip)
-            elif isinstance(media, Images):
-                mode = settings.image_mode
-                if mode == "auto":
-                    mode = "anyres" if len(media.images) == 1 else "padded"
-                parts = [image_medium(image, layout, mode) for image in media.images]
-            else:
-                parts = []
-            if settings.time_instruction and not instruction:
-                raise PromptError(
-                    "the time instruction states a video's frame times: "
-                    "give a video or leave --time_instruction out"
-                )
-            turn = user_turn(
-                question,
-                num_media=len(parts),
-                style=settings.prompt_style,
-                time_instruction=instruction,
-                options=settings.options,
-            )
-            chunks = tokenize_chunks(self.tokenizer, chatml([(turn, None)]))
-            example = Example(chunks=chunks, media=parts)
-            check_length(example, layout, room=1)
-        return _Request(example, media, seconds)
+        seconds: dict[str, float] = {}
+        media, seen = read_media(source, settings, cfg.layout, seconds)
+        chunks = prompt_chunks(self.tokenizer, question, seen, settings)
+        example = Example(chunks=chunks, media=media)
+        check_length(example, cfg.layout, room=1)
+        return _Request(example, seen, seconds)
 
-    def _answer(
-        self,
-        request: _Request,
-        ids: list[int],
-        eos_ids: tuple[int, ...],
-        settings: AnswerSettings,
-        model: Vica,
-        seconds: dict[str, float],
-        notes: list[str],
-    ) -> Answer:
-        ids = _until_eos(ids, eos_ids)
-        layout, example = model.cfg.layout, request.example
-        streams = [medium.tokens(layout) for medium in example.media]
-        tokens = {
-            "siglip": sum(stream["siglip"] for stream in streams),
-            "hiera": sum(stream["hiera"] for stream in streams),
-            "text": sum(map(len, example.chunks)),
-            "total": example.length(layout),
-            "new": len(ids),
-        }
-        clip = request.media.clip if isinstance(request.media, Video) else None
-        ratio = None
+    def told(self, settings: AnswerSettings, model: Vica, seen: Seen) -> dict[str, Any]:
+        """Every choice behind an answer as plain values, defaults resolved."""
+        layout, ratio = model.cfg.layout, None
         if layout.has_hiera:
             ratio = {
                 "frame_stride": layout.frame_stride,
                 "output_stage": layout.output_stage,
                 "pool_stride": layout.pool_stride,
             }
-        return Answer(
-            text=self.tokenizer.decode(ids, skip_special_tokens=True).strip(),
-            token_ids=ids,
-            finish="eos" if ids[-1] in eos_ids else "length",
-            frame_indices=[int(i) for i in clip.indices] if clip else [],
-            frame_times=[float(t) for t in clip.times] if clip else [],
-            tokens=tokens,
-            seconds={k: round(v, 4) for k, v in {**request.seconds, **seconds}.items()},
-            settings={
-                **asdict(settings),
-                "dtype": self.dtype.name,
-                "mesh": dict(self.mesh.shape) if self.mesh else None,
-                "repetition_penalty": (
-                    settings.repetition_penalty
-                    or self.generation_config.get("repetition_penalty")
-                    or 1.0
-                ),
-                "hiera": ratio,
-                "reader": clip.reader if clip else None,
-            },
-            notes=[*(request.media.notes if request.media else ()), *notes],
-        )
+        return {
+            **asdict(settings),
+            "dtype": self.dtype.name,
+            "mesh": dict(self.mesh.shape) if self.mesh else None,
+            "repetition_penalty": (
+                settings.repetition_penalty
+                or self.generation_config.get("repetition_penalty")
+                or 1.0
+            ),
+            "hiera": ratio,
+            "reader": seen.reader,
+        }
 
-    def _on_mesh(self) -> contextlib.AbstractContextManager[Any]:
+    def on_mesh(self) -> contextlib.AbstractContextManager[Any]:
         return jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext()
 
 
@@ -430,40 +366,6 @@ def _last_logits(model: Vica, params: Params, batch: Batch) -> jax.Array:
     length = batch["tokens"].shape[1]
     logits, _ = apply(model, params, batch, bank, length, method="prefill")
     return logits
-
-
-def _until_eos(ids: Sequence[int], eos_ids: tuple[int, ...]) -> list[int]:
-    """Ids up to and with the first EOS id."""
-    stop = next((i + 1 for i, token in enumerate(ids) if token in eos_ids), len(ids))
-    return list(ids[:stop])
-
-
-def _last(steps: Generator[Any, None, list[Answer]]) -> list[Answer]:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            return stop.value
-
-
-@contextlib.contextmanager
-def _step(name: str, seconds: dict[str, float]) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
-
-
-@contextlib.contextmanager
-def memory_named(part: str, smaller: str) -> Iterator[None]:
-    """Turn the runtime's out-of-memory error into a line that helps."""
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error) and "memory" not in str(error):
-            raise
-        raise OutOfMemoryError(
-            f"out of device memory in {part}: try {smaller}"
-        ) from error
 
 
 def _smaller_setting(settings: AnswerSettings, rows: int, video: bool) -> str:

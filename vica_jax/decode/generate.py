@@ -6,10 +6,15 @@
     decode  -> k more tokens        (a while loop; the state's cache is donated)
     generate = all of it in one jitted ``(params, batch, key) -> tokens``
 
+Many questions about one video share what stands before them:
+
+    prefill_prefix -> Prefix            (once per video; no batch axis)
+    prefill_after  -> logits and cache  (of the questions' own tokens)
+    begin, decode  -> as above, given the prefix
+
 Rows of a batch may differ in length and media: rows are right-padded and own their
 length, position and random key, so a row's tokens are those it has alone. The next
-position is a counter beside the cache length: later a shared video prefix serves many
-questions, where the two differ.
+position is a counter beside the cache length: behind a prefix the two differ.
 
 Logits follow HF's order: repetition penalty over *generated* ids (generation starts
 from embeddings, so the prompt's ids are never seen), suppressed ids, then
@@ -27,7 +32,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from vica_jax.errors import InputError
-from vica_jax.models.qwen2 import KV
+from vica_jax.models.cache import KV, Prefix
 from vica_jax.models.vica import Vica, apply
 from vica_jax.typing import Batch, Params
 
@@ -112,6 +117,20 @@ class DecodeState:
     cache: Sequence[KV]
 
 
+@struct.dataclass
+class Rows:
+    """What the rows of a batch are: numbers, traced.
+
+    ``first`` is the first row's place among all questions, ``real`` how many rows are
+    questions (the rest fill up the batch and are done at once), ``after`` the length
+    of the prefix before them.
+    """
+
+    first: Any
+    real: Any
+    after: Any
+
+
 def choose(
     logits: jax.Array,
     generated: jax.Array,
@@ -166,21 +185,25 @@ def start(
     lengths: jax.Array,
     key: jax.Array,
     cache: Sequence[KV],
+    rows: Rows | None = None,
 ) -> DecodeState:
     """The state after prefill: the first token of every row is chosen here.
 
     ``logits`` float32 ``[B,V]`` and ``cache`` are prefill's, ``lengths`` the batch's.
-    Row i draws from ``fold_in(key, i)``.
+    Row i draws from ``fold_in(key, i)``, counted from ``rows.first``.
     """
     B, V = logits.shape
+    rows = rows or Rows(first=0, real=B, after=0)
+    place = jnp.arange(B)
+    fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
     state = DecodeState(
         token=jnp.zeros(B, jnp.int32),
-        positions=lengths,
+        positions=rows.after + lengths,
         lengths=lengths,
-        done=jnp.zeros(B, bool),
+        done=place >= rows.real,
         count=jnp.zeros((), jnp.int32),
         generated=jnp.zeros((B, V), bool),
-        keys=jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(B)),
+        keys=fold(key, rows.first + place),
         cache=cache,
     )
     return _take_token(state, logits, choice)
@@ -193,6 +216,7 @@ def _decode(
     choice: Choice,
     state: DecodeState,
     steps: jax.Array,
+    prefix: Prefix | None = None,
 ) -> tuple[DecodeState, jax.Array]:
     """Up to ``steps`` (<= room) more tokens, int32 ``[B,room]``, pad past the end."""
     B = state.token.shape[0]
@@ -204,7 +228,7 @@ def _decode(
 
     def step(carry):
         i, state, tokens = carry
-        inputs = state.token, state.positions, state.lengths, state.cache
+        inputs = state.token, state.positions, state.lengths, state.cache, prefix
         logits, cache = apply(model, params, *inputs, method="decode_step")
         running = (~state.done).astype(jnp.int32)
         state = replace(
@@ -242,12 +266,38 @@ def prefill(
     return apply(model, params, batch, bank, cache_length, method="prefill")
 
 
+@functools.partial(jax.jit, static_argnames="model")
+def prefill_prefix(
+    model: Vica, params: Params, batch: Batch, bank: jax.Array | None
+) -> Prefix:
+    """What a batch of one row leaves in the cache, to be shared by many rows."""
+    return apply(model, params, batch, bank, method="prefill_prefix")
+
+
+@functools.partial(jax.jit, static_argnames=("model", "cache_length"))
+def prefill_after(
+    model: Vica,
+    cache_length: int,
+    params: Params,
+    tokens: jax.Array,
+    lengths: jax.Array,
+    prefix: Prefix,
+) -> tuple[jax.Array, Sequence[KV]]:
+    """Run texts ``tokens [B,T]`` behind a prefix: logits ``[B,V]``, their own cache."""
+    inputs = tokens, lengths, prefix, cache_length
+    return apply(model, params, *inputs, method="prefill_after")
+
+
 @jax.jit
 def _start(
-    choice: Choice, logits: jax.Array, lengths: jax.Array, key: jax.Array
+    choice: Choice,
+    logits: jax.Array,
+    lengths: jax.Array,
+    key: jax.Array,
+    rows: Rows | None,
 ) -> DecodeState:
     # The cache stays outside: passing it through would copy it.
-    return start(choice, logits, lengths, key, ())
+    return start(choice, logits, lengths, key, (), rows)
 
 
 def begin(
@@ -256,9 +306,10 @@ def begin(
     lengths: Any,
     key: jax.Array,
     cache: Sequence[KV],
+    rows: Rows | None = None,
 ) -> DecodeState:
     """``start``, jitted; the cache is taken over, not copied."""
-    return replace(_start(sampling.choice(), logits, lengths, key), cache=cache)
+    return replace(_start(sampling.choice(), logits, lengths, key, rows), cache=cache)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "room"), donate_argnames="state")
@@ -269,9 +320,13 @@ def decode(
     choice: Choice,
     state: DecodeState,
     steps: jax.Array,
+    prefix: Prefix | None = None,
 ) -> tuple[DecodeState, jax.Array]:
-    """Up to ``steps`` further tokens, int32 ``[B,room]``; the state is donated."""
-    return _decode(model, room, params, choice, state, steps)
+    """Up to ``steps`` further tokens, int32 ``[B,room]``; the state is donated.
+
+    ``prefix`` is not: it serves the next questions.
+    """
+    return _decode(model, room, params, choice, state, steps, prefix)
 
 
 def text_of(batch: Batch) -> Batch:

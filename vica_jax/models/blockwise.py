@@ -61,10 +61,72 @@ def blockwise(
     the tiles again; for it the output and one log-sum-exp per query and head are kept,
     both named ``KEPT`` for remat policies that save by name.
     """
+    return _blockwise(_plan(q, k, causal, query_rows, key_block), q, k, v)
+
+
+def blockwise_with_lse(
+    q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool
+) -> tuple[jax.Array, jax.Array]:
+    """``blockwise`` and the log-sum-exp of every query, float32 ``[B,T,N]``."""
+    plan = _plan(q, k, causal, QUERY_ROWS, KEY_BLOCK)
+    out, (*_, lse) = _blockwise_forward(plan, q, k, v)
+    return out, _by_token(lse, q.shape[:3])
+
+
+def attend_rows(
+    q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Rows ``[K,R,H]`` over the first ``length`` of the keys ``[K,S,H]`` of their head.
+
+    Returns float32 ``[K,R,H]`` and the log-sum-exp ``[K,R]``. ``length`` (>= 1) may be
+    traced: key blocks past it are not visited. Memory as ``blockwise``.
+    """
+    R, S = q.shape[1], k.shape[1]
+    bq, bk = min(R, QUERY_ROWS), min(S, KEY_BLOCK)
+    q = _pad_axis(q, 1, bq)
+    k, v = (_pad_axis(x, 1, bk) for x in (k, v))
+    scale = 1.0 / math.sqrt(q.shape[-1])
+
+    def head(out, lse, q, k, v):
+        keys, values = (x.reshape(-1, bk, x.shape[-1]) for x in (k, v))
+        blocks = tuple(x.reshape(-1, bq, *x.shape[1:]) for x in (out, lse, q))
+
+        def query_block(_, written):
+            rows = written[2]
+
+            def key_block(j, carry):
+                scores = _product(rows, _row(keys, j), (1, 1)) * scale
+                seen = j * bk + jnp.arange(bk) < length
+                scores = jnp.where(seen[None], scores, NEG_INF)
+                return _online(carry, scores, _row(values, j))
+
+            last = (length + bk - 1) // bk
+            done = jax.lax.fori_loop(0, last, key_block, _begin(rows))
+            return _mean(done), _log_sum(done), rows
+
+        done = _map_in_place(query_block, blocks)[:2]
+        return tuple(x.reshape(-1, *x.shape[2:]) for x in done)
+
+    written = jnp.zeros(q.shape, jnp.float32), jnp.zeros(q.shape[:2], jnp.float32)
+    if _heads_one_by_one():
+        out, lse = _map_in_place(
+            lambda i, rows: head(*rows, *(_row(x, i) for x in (q, k, v))), written
+        )
+    else:
+        out, lse = jax.vmap(head)(*written, q, k, v)
+    return out[:, :R], lse[:, :R]
+
+
+def _heads_one_by_one() -> bool:
+    return jax.default_backend() == "cpu" and not on_many_devices()
+
+
+def _plan(
+    q: jax.Array, k: jax.Array, causal: bool, query_rows: int, key_block: int
+) -> _Plan:
     S, G = k.shape[1], q.shape[2] // k.shape[2]
     bq = min(q.shape[1], max(query_rows // G, 1))
-    one_by_one = jax.default_backend() == "cpu" and not on_many_devices()
-    return _blockwise(_Plan(causal, S, bq, min(S, key_block), one_by_one), q, k, v)
+    return _Plan(causal, S, bq, min(S, key_block), _heads_one_by_one())
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -196,6 +258,42 @@ def _scores(
     return scores
 
 
+Softmax = tuple[jax.Array, jax.Array, jax.Array]  # largest score, sum, weighted sum
+
+
+def _begin(rows: jax.Array) -> Softmax:
+    """The online softmax of ``rows [R,H]`` over no keys yet."""
+    R = rows.shape[0]
+    return (
+        jnp.full(R, NEG_INF, jnp.float32),
+        jnp.zeros(R, jnp.float32),
+        jnp.zeros(rows.shape, jnp.float32),
+    )
+
+
+def _online(carry: Softmax, scores: jax.Array, values: jax.Array) -> Softmax:
+    """Take in a block of keys: scores ``[R,bk]``, values ``[bk,H]``."""
+    top, total, acc = carry
+    new_top = jnp.maximum(top, scores.max(-1))
+    weights = jnp.exp(scores - new_top[:, None])
+    shrink = jnp.exp(top - new_top)
+    part = _product(weights.astype(values.dtype), values, (1, 0))
+    total = total * shrink + weights.sum(-1)
+    return new_top, total, acc * shrink[:, None] + part
+
+
+def _mean(carry: Softmax) -> jax.Array:
+    """The values, weighted by the softmax of the scores."""
+    _, total, acc = carry
+    return acc / total[:, None]
+
+
+def _log_sum(carry: Softmax) -> jax.Array:
+    """The log-sum-exp of the scores."""
+    top, total, _ = carry
+    return top + jnp.log(total)
+
+
 def _attend_head(
     plan: _Plan, q: jax.Array, k: jax.Array, v: jax.Array, lse: jax.Array | None
 ) -> tuple[jax.Array, ...]:
@@ -211,24 +309,13 @@ def _attend_head(
         start = i * plan.bq
 
         def key_block(j, carry):
-            top, total, acc = carry
             scores = _scores(plan, rows, _row(keys, j), start, j)
-            new_top = jnp.maximum(top, scores.max(-1))
-            weights = jnp.exp(scores - new_top[:, None])
-            shrink = jnp.exp(top - new_top)
-            part = _product(weights.astype(q.dtype), _row(values, j), (1, 0))
-            total = total * shrink + weights.sum(-1)
-            return new_top, total, acc * shrink[:, None] + part
+            return _online(carry, scores, _row(values, j))
 
-        first = (
-            jnp.full(plan.bq * G, NEG_INF, jnp.float32),
-            jnp.zeros(plan.bq * G, jnp.float32),
-            jnp.zeros((plan.bq * G, H), jnp.float32),
-        )
         last = plan.stop(start, keys.shape[0])
-        top, total, acc = jax.lax.fori_loop(0, last, key_block, first)
-        out = (acc / total[:, None]).astype(q.dtype)
-        results = (out,) if lse is None else (out, top + jnp.log(total))
+        done = jax.lax.fori_loop(0, last, key_block, _begin(rows))
+        out = _mean(done).astype(q.dtype)
+        results = (out,) if lse is None else (out, _log_sum(done))
         return tuple(x.reshape(w.shape) for x, w in zip(results, written, strict=True))
 
     written = (q,) if lse is None else (q, lse)

@@ -1,8 +1,9 @@
 """Qwen2 decoder (Qwen team 2024): grouped-query attention, SwiGLU, RMSNorm, RoPE.
 
-The KV cache is an argument and a result: per layer ``(k, v)``, each ``[B,S,K,H]``, with
-the number of valid entries per row beside it. Positions are always an input: the next
-position is a counter of its own, not the cache's length.
+The KV cache is an argument and a result (``models/cache``): per layer ``(k, v)``, each
+``[B,S,K,H]``, with the number of valid entries per row beside it, and before it maybe a
+prefix that all rows share. Positions are always an input: the next position is a
+counter of its own, not the cache's length.
 
 Axes: B batch, T query tokens, S cached tokens, N heads, K kv heads, H head dim,
 D width, M MLP width, V vocabulary.
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from vica_jax.models.attention import attend, attend_cache
+from vica_jax.models.cache import KV, Past, Prefix
 from vica_jax.models.config import Qwen2Config
 from vica_jax.models.layers import (
     Linear,
@@ -30,25 +32,24 @@ from vica_jax.models.layers import (
     normal,
 )
 from vica_jax.models.rope import apply_rope, rope_table
+from vica_jax.models.shared import attend_shared
 from vica_jax.models.stack import Remat, Stack
 from vica_jax.sharding import constrain, declare
 
-KV = tuple[jax.Array, jax.Array]
 MLP_CHUNK = 4096  # tokens of one MLP product; bounds its [tokens, M] temporaries
 
 
 class Attention(nn.Module):
-    """Causal self-attention over the input, or one decode step over a cache."""
+    """Causal self-attention over the input, or one decode step over a cache.
+
+    Both with or without a prefix that every query sees first.
+    """
 
     cfg: Qwen2Config
 
     @nn.compact
     def __call__(
-        self,
-        x: jax.Array,
-        table: tuple[jax.Array, jax.Array],
-        lengths: jax.Array | None,
-        cache: KV | None,
+        self, x: jax.Array, table: tuple[jax.Array, jax.Array], past: Past
     ) -> tuple[jax.Array, KV]:
         c = self.cfg
         sizes = {"q": c.num_heads, "k": c.num_kv_heads, "v": c.num_kv_heads}
@@ -63,15 +64,20 @@ class Attention(nn.Module):
         )
         q = constrain(apply_rope(q, table), "batch", "length", "heads", None)
         k = constrain(apply_rope(k, table), "batch", "length", "kv_heads", None)
-        if cache is None or lengths is None:
-            out = attend(q, k, v, causal=True)
-        else:
+        seen = None
+        if past.cache is not None and past.lengths is not None:
             row = jnp.arange(x.shape[0])
             k, v = (
-                old.at[row, lengths].set(new[:, 0].astype(old.dtype), mode="drop")
-                for old, new in zip(cache, (k, v), strict=True)
+                old.at[row, past.lengths].set(new[:, 0].astype(old.dtype), mode="drop")
+                for old, new in zip(past.cache, (k, v), strict=True)
             )
-            out = attend_cache(q, k, v, lengths + 1)
+            seen = past.lengths + 1
+        if past.prefix is not None and past.prefix_length is not None:
+            out = attend_shared(q, (k, v), past.prefix, past.prefix_length, seen)
+        elif seen is not None:
+            out = attend_cache(q, k, v, seen)
+        else:
+            out = attend(q, k, v, causal=True)
         o_proj = Linear(
             (c.num_heads, c.head_dim, c.width),
             ("heads", "head_dim", "embed"),
@@ -175,13 +181,12 @@ class Block(nn.Module):
         self,
         x: jax.Array,
         table: tuple[jax.Array, jax.Array],
-        lengths: jax.Array | None = None,
-        cache: KV | None = None,
+        past: Past = Past(),  # noqa: B008 (immutable)
     ) -> tuple[jax.Array, KV]:
         c = self.cfg
         x = constrain(x, "batch", "length", None)
         h = RMSNorm(c.norm_eps, name="attn_norm")(x)
-        h, kv = Attention(c, name="attn")(h, table, lengths, cache)
+        h, kv = Attention(c, name="attn")(h, table, past)
         x = x + h
         x = x + SwiGlu(c, name="mlp")(RMSNorm(c.norm_eps, name="mlp_norm")(x))
         self.sow("intermediates", "output", x)
@@ -229,6 +234,7 @@ class Qwen2(nn.Module):
         positions: jax.Array,
         lengths: jax.Array | None = None,
         cache: Sequence[KV] | None = None,
+        prefix: Prefix | None = None,
     ) -> tuple[jax.Array, Any]:
         """Run all layers; ``[B,T,D]`` -> hidden states *before* the final norm.
 
@@ -237,9 +243,20 @@ class Qwen2(nn.Module):
 
         Without ``cache`` attention is causal over the T inputs. With it T is 1: the
         new key goes to slot ``lengths[b]`` of row b, which then sees lengths[b] + 1.
+        Either way every query sees all of ``prefix`` first, if there is one.
         """
         table = rope_table(positions, self.cfg.head_dim, self.cfg.rope_theta)
-        return self.layers(x, table, lengths, per_layer=cache)
+        if cache is None and prefix is None:
+            return self.layers(x, table)
+        no_layer = [None] * self.cfg.depth
+        own = no_layer if cache is None else cache
+        shared = no_layer if prefix is None else prefix.layers
+        length = None if prefix is None else prefix.length
+        past = [
+            Past(kv, lengths, kept, length)
+            for kv, kept in zip(own, shared, strict=True)
+        ]
+        return self.layers(x, table, per_layer=past)
 
     def output_kernel(self) -> jax.Array:
         """The output matrix ``[D,V]``."""

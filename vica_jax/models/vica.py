@@ -14,15 +14,22 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from vica_jax.models.cache import KV, Prefix
 from vica_jax.models.config import VicaConfig
 from vica_jax.models.hiera import Hiera, hiera_pixels
 from vica_jax.models.layers import normal
 from vica_jax.models.projector import Projector
-from vica_jax.models.qwen2 import KV, Qwen2
+from vica_jax.models.qwen2 import Qwen2
 from vica_jax.models.resize import pool_bilinear
 from vica_jax.models.siglip import Siglip
 from vica_jax.models.stack import Remat, rematerialised
-from vica_jax.sharding import abstract_params, declare, per_device, unbox
+from vica_jax.sharding import (
+    abstract_params,
+    constrain,
+    declare,
+    per_device,
+    unbox,
+)
 from vica_jax.typing import Batch, Params
 
 
@@ -142,12 +149,42 @@ class Vica(nn.Module):
         are read. The cache has ``cache_length`` slots per row, the first T filled.
         """
         x = self.embed(batch, bank)
+        return self._prompt(x, batch["lengths"], cache_length, None)
+
+    def prefill_prefix(self, batch: Batch, bank: jax.Array | None) -> Prefix:
+        """The keys and values of a batch of one row, to be shared by many rows."""
+        x = self.embed(batch, bank)
+        _, kv = self.llm(x, jnp.arange(x.shape[1])[None])
+        layers = [(k[0].swapaxes(0, 1), v[0].swapaxes(0, 1)) for k, v in kv]
+        layers = [
+            (constrain(k, "kv_heads", None, None), constrain(v, "kv_heads", None, None))
+            for k, v in layers
+        ]
+        return Prefix(layers, batch["lengths"][0])
+
+    def prefill_after(
+        self, tokens: jax.Array, lengths: jax.Array, prefix: Prefix, cache_length: int
+    ) -> tuple[jax.Array, Sequence[KV]]:
+        """``prefill`` of text ``tokens [B,T]`` that follows a shared prefix.
+
+        The cache holds the rows' own tokens only.
+        """
+        return self._prompt(self.llm.embed(tokens), lengths, cache_length, prefix)
+
+    def _prompt(
+        self,
+        x: jax.Array,
+        lengths: jax.Array,
+        cache_length: int,
+        prefix: Prefix | None,
+    ) -> tuple[jax.Array, Sequence[KV]]:
         B, T, _ = x.shape
-        positions = jnp.broadcast_to(jnp.arange(T), (B, T))
-        hidden, kv = self.llm(x, positions)
+        first = 0 if prefix is None else prefix.length
+        positions = jnp.broadcast_to(first + jnp.arange(T), (B, T))
+        hidden, kv = self.llm(x, positions, prefix=prefix)
         room = [(0, 0), (0, cache_length - T), (0, 0), (0, 0)]
         cache = [(jnp.pad(k, room), jnp.pad(v, room)) for k, v in kv]
-        last = hidden[jnp.arange(B), batch["lengths"] - 1]
+        last = hidden[jnp.arange(B), lengths - 1]
         return self.llm.logits(last), cache
 
     def decode_step(
@@ -156,10 +193,11 @@ class Vica(nn.Module):
         positions: jax.Array,
         lengths: jax.Array,
         cache: Sequence[KV],
+        prefix: Prefix | None = None,
     ) -> tuple[jax.Array, Sequence[KV]]:
         """One token per row, int32 ``[B]`` -> logits ``[B,V]`` and the grown cache."""
         x = self.llm.embed(tokens[:, None])
-        hidden, cache = self.llm(x, positions[:, None], lengths, cache)
+        hidden, cache = self.llm(x, positions[:, None], lengths, cache, prefix)
         return self.llm.logits(hidden[:, 0]), cache
 
     def hidden_states(self, batch: Batch) -> jax.Array:

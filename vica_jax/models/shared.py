@@ -1,0 +1,100 @@
+"""Attention of many rows over one prefix that all of them see, and over their own keys.
+
+Questions about one video begin with the same tokens, so the prefix has no batch axis:
+``k, v [K,P,H]``, filled up to a length that is an argument of the program. All queries
+of a batch attend to it together, as one matrix of rows per kv head; each row's own keys
+follow it and are attended to apart. Two softmaxes over parts of the keys merge exactly
+by their log-sum-exps (the identity behind online softmax, Milakov and Gimelshein 2018;
+used so for shared prompts by Juravsky et al. 2024, "Hydragen").
+
+Axes: B batch, T queries, S own keys, P prefix slots, N heads, K kv heads, G = N / K,
+R = B * T * G rows per kv head, H head dim.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from vica_jax.models.attention import DIRECT_LIMIT
+from vica_jax.models.blockwise import NEG_INF, attend_rows, blockwise_with_lse
+from vica_jax.models.cache import KV
+from vica_jax.models.layers import precision_of
+
+
+def attend_shared(
+    q: jax.Array,
+    own: KV,
+    prefix: KV,
+    prefix_length: jax.Array,
+    lengths: jax.Array | None = None,
+) -> jax.Array:
+    """q ``[B,T,N,H]`` over a prefix ``[K,P,H]`` and own keys ``[B,S,K,H]``.
+
+    Every query sees the first ``prefix_length`` prefix slots. Without ``lengths`` T ==
+    S and query t sees own keys 0..t as well (a prompt after the prefix); with them T is
+    1 and row b sees its first ``lengths[b]`` own keys (a decode step). Returns
+    ``[B,T,N,H]``. Not for training.
+    """
+    B, T, N, H = q.shape
+    K = prefix[0].shape[0]
+    rows = q.reshape(B, T, K, N // K, H).transpose(2, 0, 1, 3, 4).reshape(K, -1, H)
+    few = lengths is not None
+    over_prefix = _direct_rows if few else attend_rows
+    out, lse = over_prefix(rows, *prefix, prefix_length)
+    shared = out.reshape(K, B, T, N // K, H).transpose(1, 2, 0, 3, 4)
+    shared_lse = lse.reshape(K, B, T, N // K).transpose(1, 2, 0, 3)
+    if lengths is None and T * T > DIRECT_LIMIT:
+        out, lse = blockwise_with_lse(q, *own, causal=True)
+        rest = out.astype(jnp.float32).reshape(shared.shape)
+        rest_lse = lse.reshape(shared_lse.shape)
+    else:
+        rest, rest_lse = _own(q, own, lengths)
+    both = jnp.logaddexp(shared_lse, rest_lse)
+    merged = (
+        shared * jnp.exp(shared_lse - both)[..., None]
+        + rest * jnp.exp(rest_lse - both)[..., None]
+    )
+    return merged.reshape(B, T, N, H).astype(q.dtype)
+
+
+def _direct_rows(
+    rows: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """``attend_rows`` with all scores ``[K,R,P]`` at once: for the few of a step."""
+    k, v = (x.astype(rows.dtype) for x in (k, v))
+    scores = _product("KRH,KPH->KRP", rows, k) / math.sqrt(rows.shape[-1])
+    scores = jnp.where(jnp.arange(k.shape[1]) < length, scores, NEG_INF)
+    return _softmax("KRP,KPH->KRH", scores, v)
+
+
+def _own(
+    q: jax.Array, own: KV, lengths: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """Float32 ``[B,T,K,G,H]``, log-sum-exp ``[B,T,K,G]`` over each row's own keys."""
+    B, T, N, H = q.shape
+    k, v = (x.astype(q.dtype) for x in own)
+    S, K = k.shape[1:3]
+    q = q.reshape(B, T, K, N // K, H)
+    scores = _product("BTKGH,BSKH->BTKGS", q, k) / math.sqrt(H)
+    if lengths is None:
+        seen = (jnp.arange(T)[:, None] >= jnp.arange(S))[None, :, None, None]
+    else:
+        seen = (jnp.arange(S) < lengths[:, None])[:, None, None, None]
+    return _softmax("BTKGS,BSKH->BTKGH", jnp.where(seen, scores, NEG_INF), v)
+
+
+def _product(axes: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    precision = precision_of(x.dtype)
+    return jnp.einsum(
+        axes, x, y, precision=precision, preferred_element_type=jnp.float32
+    )
+
+
+def _softmax(axes: str, scores: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Values weighted by the softmax over the last axis, and its log-sum-exp."""
+    top = scores.max(-1, keepdims=True)
+    weights = jnp.exp(scores - top)
+    total = weights.sum(-1)
+    out = _product(axes, weights.astype(v.dtype), v) / total[..., None]
+    return out, top[..., 0] + jnp.log(total)
