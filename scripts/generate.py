@@ -125,7 +125,7 @@ def settings() -> dict:
         "fps": FLAGS.fps,
         "source_fps": FLAGS.source_fps,
         "reader": FLAGS.reader,
-        "token_ratio": token_ratio(),
+        "token_ratio": cli.token_ratio(FLAGS.token_ratio),
         "image_mode": FLAGS.image_mode,
         "time_instruction": FLAGS.time_instruction,
         "prompt_style": "raw" if FLAGS.raw_prompt else FLAGS.prompt_style,
@@ -137,15 +137,6 @@ def settings() -> dict:
         "seed": FLAGS.seed,
         "repetition_penalty": FLAGS.repetition_penalty,
     }
-
-
-def token_ratio() -> tuple[int, ...] | None:
-    if FLAGS.token_ratio is None:
-        return None
-    parts = FLAGS.token_ratio
-    if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
-        cli.fail(f"--token_ratio={','.join(parts)}: give N_hiera,S_stage,s_pool")
-    return tuple(int(part) for part in parts)
 
 
 if __name__ == "__main__":

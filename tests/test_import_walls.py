@@ -17,9 +17,10 @@ BESIDE = ("convert", "scripts", "configs")
 PACKAGES = ("vica_jax", *BESIDE)
 
 # Which first-party modules a module may import; its row is the longest that fits.
-EVERYWHERE = "errors"
+EVERYWHERE = "errors files"
 MAY_IMPORT = {
     "errors": "",
+    "files": "",
     "typing": "",
     "layout": "",
     "sharding": "typing layout",
@@ -64,10 +65,10 @@ ONLY_IN = {
     "tests": "",
 }
 JAX = ("jax", "jaxlib", "flax", "optax", "orbax")
-WITHOUT_JAX = "errors typing layout data world convert configs"
+WITHOUT_JAX = "errors files typing layout data world convert configs"
 # The tables need numpy only; these three place a model on devices or run it.
 WITH_JAX = "convert.load convert.compare convert.twins"
-NUMPY_ONLY = "errors typing layout"
+NUMPY_ONLY = "errors files typing layout"
 
 
 def full(name: str) -> str:

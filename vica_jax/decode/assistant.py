@@ -38,6 +38,7 @@ from vica_jax.decode.generate import (
 from vica_jax.decode.loop import cache_room, decode_rows, last
 from vica_jax.decode.measure import measured, memory_named
 from vica_jax.decode.prompt import (
+    Loaded,
     Question,
     Seen,
     prompt_chunks,
@@ -147,6 +148,14 @@ class Assistant:
         """
         chosen = AnswerSettings(**settings)
         return last(self._run(questions, chosen))
+
+    def read(self, media: Any, **settings: Any) -> Loaded:
+        """The host's part of ``open``: no device is touched, so a thread can do it.
+
+        ``open``, ``answer`` and the others take the result in place of the source.
+        """
+        chosen = AnswerSettings(**settings)
+        return read_media(media, chosen, self.model(chosen).cfg.layout)
 
     def open(self, media: Any, **settings: Any) -> VideoSession:
         """Read a video or images once, to ask about it many times.
@@ -306,12 +315,11 @@ class Assistant:
         self, source: Any, question: Question, settings: AnswerSettings, cfg: VicaConfig
     ) -> _Request:
         """Read media, build the prompt, check its length."""
-        seconds: dict[str, float] = {}
-        media, seen = read_media(source, settings, cfg.layout, seconds)
-        chunks = prompt_chunks(self.tokenizer, question, seen, settings)
-        example = Example(chunks=chunks, media=media)
+        loaded = read_media(source, settings, cfg.layout)
+        chunks = prompt_chunks(self.tokenizer, question, loaded.seen, settings)
+        example = Example(chunks=chunks, media=loaded.media)
         check_length(example, cfg.layout, room=1)
-        return _Request(example, seen, seconds)
+        return _Request(example, loaded.seen, loaded.seconds)
 
     def told(self, settings: AnswerSettings, model: Vica, seen: Seen) -> dict[str, Any]:
         """Every choice behind an answer as plain values, defaults resolved."""
@@ -326,14 +334,15 @@ class Assistant:
             **asdict(settings),
             "dtype": self.dtype.name,
             "mesh": dict(self.mesh.shape) if self.mesh else None,
-            "repetition_penalty": (
-                settings.repetition_penalty
-                or self.generation_config.get("repetition_penalty")
-                or 1.0
-            ),
+            "repetition_penalty": self.repetition_penalty(settings),
             "hiera": ratio,
             "reader": seen.reader,
         }
+
+    def repetition_penalty(self, settings: AnswerSettings) -> float:
+        """The one that applies: the setting's, the checkpoint's, or none (1)."""
+        own = self.generation_config.get("repetition_penalty")
+        return settings.repetition_penalty or own or 1.0
 
     def on_mesh(self) -> contextlib.AbstractContextManager[Any]:
         return jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext()

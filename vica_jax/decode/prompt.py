@@ -37,19 +37,26 @@ class Seen:
     notes: tuple[str, ...] = ()
 
 
-def read_media(
-    source: Any,
-    settings: AnswerSettings,
-    layout: VisualLayout,
-    seconds: dict[str, float],
-) -> tuple[list[Medium], Seen]:
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A source as the device takes it; ``seconds`` holds ``read`` and ``pixels``."""
+
+    media: list[Medium]
+    seen: Seen
+    seconds: dict[str, float]
+
+
+def read_media(source: Any, settings: AnswerSettings, layout: VisualLayout) -> Loaded:
     """Open a source (``data.media.open_media``) and make its media for the device.
 
-    ``seconds`` gets the wall times ``read`` and ``pixels``.
+    What is ``Loaded`` already is taken as it is.
 
     Raises:
       InputError: it cannot be read, or its tokens alone pass the context length.
     """
+    if isinstance(source, Loaded):
+        return source
+    seconds: dict[str, float] = {}
     with measured("read", seconds):
         if settings.fps is None and is_video(source):
             layout.check_video(settings.num_frames)  # before frames fill the memory
@@ -85,7 +92,7 @@ def read_media(
         reader=reader,
         notes=media.notes if media else (),
     )
-    return parts, seen
+    return Loaded(media=parts, seen=seen, seconds=seconds)
 
 
 def prompt_chunks(

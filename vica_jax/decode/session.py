@@ -134,6 +134,10 @@ class VideoSession:
             answers += self._ask(texts[rows], exact[rows], settings, sampling, first)
         return answers
 
+    def check(self, question: Question, **changes: Any) -> None:
+        """Raise what ``ask`` would raise for this question; runs nothing."""
+        self._own_tokens(question, self._settings(changes))
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the prefix to one file; ``assistant.load_session`` reads it."""
         from vica_jax.decode.session_file import save_session
@@ -282,8 +286,8 @@ def open_session(
     """
     model = assistant.model(settings)
     layout = model.cfg.layout
-    seconds: dict[str, float] = {}
-    media, seen = read_media(source, settings, layout, seconds)
+    loaded = read_media(source, settings, layout)
+    media, seen, seconds = loaded.media, loaded.seen, dict(loaded.seconds)
     if not media:
         raise SessionError("a session shares a video or images: give one")
     # Any question will do: what stands before the media is the same for all.

@@ -7,9 +7,7 @@ because its keys would answer with another model's memory of the video.
 import hashlib
 import json
 import os
-import tempfile
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -24,6 +22,7 @@ from vica_jax.decode.prompt import Seen
 from vica_jax.decode.session import VideoSession
 from vica_jax.decode.settings import AnswerSettings
 from vica_jax.errors import InputError
+from vica_jax.files import replacing
 from vica_jax.models.cache import Prefix
 from vica_jax.sharding import logical_sharding
 
@@ -68,16 +67,8 @@ def save_session(session: VideoSession, path: str | os.PathLike[str]) -> None:
         for i, layer in enumerate(session.prefix.layers)
         for name, array in zip("kv", layer, strict=True)
     }
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
-    try:
+    with replacing(path) as partial:
         save_file(tensors, partial, metadata={"session": json.dumps(header)})
-        os.replace(partial, target)
-    except BaseException:
-        os.unlink(partial)
-        raise
 
 
 def load_session(assistant: "Assistant", path: str | os.PathLike[str]) -> VideoSession:

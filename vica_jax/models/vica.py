@@ -62,6 +62,10 @@ class Vica(nn.Module):
         self.llm = Qwen2(c.llm, self.dtype, self.scan, self.remat)
 
     # ------------------------------------------------------------- encoders
+    def siglip_tokens(self, pixels: jax.Array) -> jax.Array:
+        """uint8 ``[n,S,S,3]`` -> SigLIP's tokens ``[n,P,C]``, not projected."""
+        return self.siglip(pixels)
+
     def encode_siglip(self, pixels: jax.Array) -> jax.Array:
         """uint8 ``[n,S,S,3]`` -> projected grid ``[n,g,g,D]``."""
         side = self.cfg.siglip.grid

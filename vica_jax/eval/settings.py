@@ -1,0 +1,50 @@
+"""Every choice behind a run of a benchmark."""
+
+from dataclasses import dataclass, field
+
+from vica_jax.decode.settings import AnswerSettings
+from vica_jax.errors import InputError
+from vica_jax.eval.frames import FrameSelection
+from vica_jax.eval.prompts import PROFILES
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """How a benchmark is run.
+
+    The first part decides the answers and stands in the recipe:
+
+    * ``profile``: which prompt (``eval.prompts``);
+    * ``frames``: which frames of a video;
+    * ``answers``: decoding, token ratio, time instruction; its prompt style and its
+      frame settings are overruled by the two above;
+    * ``thinking``: the answer stands in the text's final segment;
+    * ``exact``: score options and numbers exactly, beside the free text.
+
+    The rest decides only how the work is done: at most ``batch`` questions at a time,
+    ``threads`` that read videos, at most ``ahead`` of them waiting, and which shard
+    (i, n) of the videos is this process's. ``point_maps`` is for frames by coverage.
+    """
+
+    profile: str = "vica_readme"
+    frames: FrameSelection = field(default_factory=FrameSelection)
+    answers: AnswerSettings = field(default_factory=AnswerSettings)
+    thinking: bool = False
+    exact: bool = True
+    batch: int = 32
+    threads: int = 2
+    ahead: int = 2
+    shard: tuple[int, int] = (0, 1)
+    point_maps: str | None = None
+
+    def __post_init__(self):
+        if self.profile not in PROFILES:
+            raise InputError(
+                f"no prompt profile {self.profile!r}: choose {', '.join(PROFILES)}"
+            )
+        for name in ("batch", "threads", "ahead"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be >= 1, got {getattr(self, name)}")
+        index, count = self.shard
+        if not 0 <= index < count:
+            raise InputError(f"shard {index}/{count}: give i/n with 0 <= i < n")
