@@ -15,18 +15,15 @@ image_folder and video_folder at once:
 """
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 from absl import flags
 
 from scripts import cli
+from scripts.smoke_files import new_folder, write_video
 from scripts.smoke_scenes import (
     Pair,
     Scene,
@@ -71,20 +68,6 @@ def make_record(name: str, pairs: Sequence[Pair], **media: Any) -> Record:
 
 
 # --------------------------------------------------------------------- what is kept
-def write_video(path: Path, scene: Scene, **options: str) -> str:
-    """An h264 mp4 of a scene; ``options`` are the container's."""
-    with av.open(str(path), "w", options=options) as file:
-        stream = file.add_stream("libx264", rate=Fraction(scene.rate))
-        stream.width, stream.height = scene.size_wh
-        stream.pix_fmt = "yuv420p"
-        # One thread, and no mbtree, which differs from run to run on tiny frames.
-        stream.options = {"crf": "18", "threads": "1", "x264-params": "mbtree=0"}
-        for number in range(scene.frames):
-            file.mux(stream.encode(av.VideoFrame.from_image(scene.draw(number))))
-        file.mux(stream.encode())
-    return f"{path.parent.name}/{path.name}"
-
-
 def write_image(path: Path, scene: Scene) -> str:
     scene.draw(0).save(path)
     return f"{path.parent.name}/{path.name}"
@@ -273,19 +256,8 @@ def write_records(path: Path, records: list[Record]) -> None:
 
 
 def main() -> None:
-    target = Path(FLAGS.target)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        cli.fail(f"{target} exists and is not an empty folder: choose another --target")
-    partial = target.absolute().parent / f".{target.name}.partial-{os.getpid()}"
-    print(f"{target}:")
-    try:
-        partial.mkdir(parents=True)
-        write_data(partial, FLAGS.seed, FLAGS.videos, FLAGS.images, FLAGS.folders)
-        if target.exists():
-            target.rmdir()
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with new_folder(FLAGS.target) as folder:
+        write_data(folder, FLAGS.seed, FLAGS.videos, FLAGS.images, FLAGS.folders)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Coloured shapes that stand or move, and the questions that they answer.
 
-What ``scripts.make_smoke_data`` shows and asks; the files are written there.
+What ``scripts.make_smoke_data`` shows and asks; ``make_smoke_benchmark`` shows the same
+and asks what a benchmark asks (``smoke_questions``).
 """
 
 from dataclasses import dataclass
@@ -31,13 +32,17 @@ Pair = tuple[str, str]  # question and answer
 # ------------------------------------------------------------------- what is shown
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """A shape on its lane; ``start`` and ``end`` are places along it, 0 to 1."""
+    """A shape on its lane; ``start`` and ``end`` are places along it, 0 to 1.
+
+    It is shown from the moment ``appears`` on: 0 is the first frame, 1 the last.
+    """
 
     colour: str
     kind: str
     fill: float
     start: float
     end: float
+    appears: float = 0.0
 
     @property
     def name(self) -> str:
@@ -62,19 +67,27 @@ class Scene:
         names = ("left", "right") if self.rows else ("up", "down")
         return names[shape.end > shape.start]
 
-    def draw(self, frame: int) -> Image.Image:
-        picture = Image.new("RGB", self.size_wh, self.ground)
-        canvas, (width, height) = ImageDraw.Draw(picture), self.size_wh
+    def moment(self, frame: int) -> float:
+        return frame / max(self.frames - 1, 1)
+
+    def box(self, number: int, frame: int) -> tuple[float, float, float]:
+        """Left, top and side of the square around a shape, in pixels."""
+        shape, (width, height) = self.shapes[number], self.size_wh
         across, along = (height, width) if self.rows else (width, height)
         lane = across / len(self.shapes)
-        moment = frame / max(self.frames - 1, 1)
+        side = shape.fill * min(lane, along / 2)
+        place = shape.start + (shape.end - shape.start) * self.moment(frame)
+        u = place * (along - side)  # along the lane
+        v = lane * number + (lane - side) / 2  # across it
+        return (u, v, side) if self.rows else (v, u, side)
+
+    def draw(self, frame: int) -> Image.Image:
+        picture = Image.new("RGB", self.size_wh, self.ground)
+        canvas = ImageDraw.Draw(picture)
         for number, shape in enumerate(self.shapes):
-            side = shape.fill * min(lane, along / 2)
-            place = shape.start + (shape.end - shape.start) * moment
-            u = place * (along - side)  # along the lane
-            v = lane * number + (lane - side) / 2  # across it
-            x, y = (u, v) if self.rows else (v, u)
-            _draw_shape(canvas, shape, x, y, side - 1)
+            if shape.appears <= self.moment(frame):
+                x, y, side = self.box(number, frame)
+                _draw_shape(canvas, shape, x, y, side - 1)
         return picture
 
 
@@ -91,13 +104,15 @@ def _draw_shape(
         canvas.polygon([top, left, right], fill=colour)
 
 
-def make_scene(seed: int, part: int, number: int, *, still: bool) -> Scene:
+def make_scene(
+    seed: int, part: int, number: int, *, still: bool, fewest: int = 2
+) -> Scene:
     """Scene ``number`` of a part of the data set; a still one is one frame of columns.
 
-    At least one shape of a moving scene moves.
+    It has ``fewest`` to four shapes; at least one of a moving scene moves.
     """
     random = np.random.default_rng([seed, part, number])
-    count = int(random.integers(2, 5))
+    count = int(random.integers(fewest, 5))
     colours = random.permutation(list(COLOURS))[:count]
     fills = random.permutation(FILLS)[:count]
     shapes = []
