@@ -157,7 +157,7 @@ def add_broken(benchmark: str, rows: list[Row]) -> list[str]:
 
 
 # ------------------------------------------------------------------ what is written
-def write_rows(folder: Path, benchmark: str, form: str, rows: list[Row]) -> str:
+def write_rows(folder: Path, benchmark: str, form: str | None, rows: list[Row]) -> str:
     """The annotation files; the name of the one that holds the rows."""
     if benchmark == "scanqa":
         name = "scanqa_val_llava_style.json"
@@ -182,23 +182,29 @@ def write_rows(folder: Path, benchmark: str, form: str, rows: list[Row]) -> str:
 
 
 def write_benchmark(
-    folder: Path, benchmark: str, form: str, seed: int, videos: int, questions: int
+    folder: Path,
+    benchmark: str,
+    form: str | None,
+    seed: int,
+    videos: int,
+    questions: int,
+    broken: bool = False,
 ) -> None:
     """The whole benchmark into an existing folder; says what it writes."""
     films = [make_film(benchmark, seed, number) for number in range(videos)]
     for film in films:
         write_film(folder, benchmark, film)
     rows = make_rows(benchmark, seed, films, questions)
-    broken = add_broken(benchmark, rows) if FLAGS.broken else []
+    wrong = add_broken(benchmark, rows) if broken else []
     name = write_rows(folder, benchmark, form, rows)
     print(f"  {name}: {len(rows)} rows on {videos} videos")
-    if broken:
+    if wrong:
         path = write_film(
             folder, benchmark, replace(films[0], dataset="scannet", name=CUT)
         )
         data = path.read_bytes()
         path.write_bytes(data[: len(data) // 2])
-    for what in broken:
+    for what in wrong:
         print(f"  broken: {what}")
 
 
@@ -217,7 +223,13 @@ def main() -> None:
         )
     with new_folder(FLAGS.target) as folder:
         write_benchmark(
-            folder, benchmark, form, FLAGS.seed, FLAGS.videos, FLAGS.questions
+            folder,
+            benchmark,
+            form,
+            FLAGS.seed,
+            FLAGS.videos,
+            FLAGS.questions,
+            FLAGS.broken,
         )
 
 

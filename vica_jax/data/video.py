@@ -11,10 +11,9 @@ and whatever cannot be read is an error instead of another sample.
 import math
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -34,6 +33,7 @@ __all__ = [
     "VideoClip",
     "VideoError",
     "read_video",
+    "read_video_frames",
     "sample_frames",
     "time_instruction",
 ]
@@ -44,6 +44,10 @@ DRIFT_S = 0.5  # difference of index / avg_fps and the file's clock worth a note
 RARE_GAPS = 0.05  # gaps in so few of the steps look like lost frames, not like a habit
 
 VideoSource = str | os.PathLike[str] | np.ndarray | Sequence[Image.Image]
+FrameChoice = (
+    np.ndarray | Sequence[int] | Callable[[int, float], np.ndarray | Sequence[int]]
+)
+ListedFrames = VideoFile | np.ndarray | Sequence[Path | Image.Image]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -154,20 +158,70 @@ def read_video(
         damaged on the way to a sampled frame, frames of different sizes, a wrong dtype
         or shape, or a number out of range.
     """
+    listed, total, rate, notes = _list_source(source, source_fps)
+    sample = sample_frames(total, rate, num_frames=num_frames, fps=fps)
+    clip = _read_sample(listed, sample, reader, notes)
+    return replace(clip, notes=clip.notes + _sampling_notes(sample, num_frames, fps))
+
+
+def read_video_frames(
+    source: VideoSource,
+    choose: FrameChoice,
+    *,
+    source_fps: float | None = None,
+    reader: Reader = "auto",
+) -> VideoClip:
+    """Frames of given numbers, at times number / avg_fps.
+
+    ``choose`` is the numbers, in any order, or a function that returns them for the
+    video's number of frames and its rate. Otherwise as ``read_video``.
+
+    Raises:
+      VideoError: as ``read_video``; numbers that are no integers, none at all, or a
+        frame that the video does not have.
+    """
+    listed, total, rate, notes = _list_source(source, source_fps)
+    name = source if isinstance(source, str | os.PathLike) else "the video"
+    indices = np.asarray(choose(total, rate) if callable(choose) else choose)
+    if indices.ndim != 1 or not indices.size or indices.dtype.kind not in "iu":
+        raise VideoError(
+            f"{name}: frame numbers must be a list of integers, got "
+            f"{indices.dtype} of shape {indices.shape}"
+        )
+    wrong = indices[(indices < 0) | (indices >= total)]
+    if wrong.size:
+        raise VideoError(
+            f"{name}: frame {wrong[0]} is asked for, there are {total} frames (from 0)"
+        )
+    indices = indices.astype(np.int64)
+    sample = FrameSample(
+        indices=indices, times=indices / rate, total_frames=total, avg_fps=rate
+    )
+    return _read_sample(listed, sample, reader, notes)
+
+
+def _list_source(
+    source: VideoSource, source_fps: float | None
+) -> tuple[ListedFrames, int, float, tuple[str, ...]]:
+    """Where the frames of a source are, their number and rate, and notes."""
     if source_fps is not None and not 0 < source_fps < math.inf:
         raise VideoError(f"source_fps must be a positive number, got {source_fps}")
-    listed: VideoFile | np.ndarray | Sequence[Any]
     if isinstance(source, str | os.PathLike) and not os.path.isdir(source):
-        listed = index_file(os.fspath(source))
-        total, rate, notes = listed.total, source_fps or listed.avg_fps, listed.notes
+        file = index_file(os.fspath(source))
+        rate = source_fps or file.avg_fps
         if rate is None:
             raise VideoError(f"{source}: the file states no rate; give source_fps")
-    else:
-        listed = _list_frames(source)
-        total, rate, notes = len(listed), source_fps or FOLDER_FPS, ()
-        if source_fps is None:
-            notes = (f"frames without a clock: taken as {FOLDER_FPS:g} per second",)
-    sample = sample_frames(total, rate, num_frames=num_frames, fps=fps)
+        return file, file.total, rate, file.notes
+    listed, notes = _list_frames(source), ()
+    if source_fps is None:
+        notes = (f"frames without a clock: taken as {FOLDER_FPS:g} per second",)
+    return listed, len(listed), source_fps or FOLDER_FPS, notes
+
+
+def _read_sample(
+    listed: ListedFrames, sample: FrameSample, reader: Reader, notes: tuple[str, ...]
+) -> VideoClip:
+    """The sample's frames, each decoded once."""
     wanted, places = np.unique(sample.indices, return_inverse=True)
     if isinstance(listed, VideoFile):
         frames, used, more = read_frames(listed, wanted.tolist(), reader)
@@ -176,9 +230,8 @@ def read_video(
         frames, used = listed[wanted], "array"
     else:
         frames, used = _read_images([listed[i] for i in wanted]), "images"
-    if len(wanted) < len(places):
+    if not np.array_equal(places, np.arange(len(wanted))):
         frames = frames[places]
-    notes += _sampling_notes(sample, num_frames, fps)
     return VideoClip(**vars(sample), frames=frames, reader=used, notes=notes)
 
 

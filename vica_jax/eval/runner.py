@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from vica_jax.data.video import VideoClip, time_instruction
 from vica_jax.decode.answer import Answer
@@ -48,6 +48,7 @@ Record = dict[str, Any]
 Batch = tuple[Question, ...]
 
 
+@runtime_checkable
 class Watch(Protocol):
     """Who looks on while a benchmark runs (``live.LiveTable``)."""
 
@@ -183,7 +184,7 @@ def _loader(
         except OutOfMemoryError:
             raise
         except (InputError, OSError) as error:
-            return _without_folder(str(error), data)
+            return _without_folders(str(error), data, settings.point_maps)
         return replace(loaded, seconds={**loaded.seconds, "read": read})
 
     return load
@@ -195,9 +196,11 @@ def _keep_sheet(workdir: Path, video: str, clip: VideoClip) -> None:
         write_contact_sheet(path, clip.frames)
 
 
-def _without_folder(message: str, folder: Path) -> str:
+def _without_folders(message: str, *folders: Path | str | None) -> str:
     """A reason that is the same wherever the data lie."""
-    return message.replace(f"{folder}/", "").split("\n")[0]
+    for folder in filter(None, folders):
+        message = message.replace(f"{folder}/", "")
+    return message.split("\n")[0]
 
 
 def _read_ahead(
