@@ -1,0 +1,237 @@
+"""A run of a small benchmark with the recorded tiny ViCA (random weights)."""
+
+import json
+import shutil
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from convert.load import load_assistant
+from scripts.smoke_benchmark import write_benchmark
+from vica_jax.decode.settings import AnswerSettings
+from vica_jax.errors import InputError
+from vica_jax.eval import runner
+from vica_jax.eval.answer_file import ShardError, open_shard
+from vica_jax.eval.answers import read_answers
+from vica_jax.eval.benchmarks import read_benchmark
+from vica_jax.eval.frames import FrameSelection
+from vica_jax.eval.prompts import user_turn
+from vica_jax.eval.recipe import RecipeError
+from vica_jax.eval.report import write_report
+from vica_jax.eval.settings import RunSettings
+
+REPORT = ("report.md", "results.json", "scores.png", "browser.html")
+SETTINGS = RunSettings(
+    frames=FrameSelection(num_frames=4), answers=AnswerSettings(max_new_tokens=8)
+)
+
+
+class Counting:
+    """Looks on, counts, and may stop the run after so many batches."""
+
+    def __init__(self, stop_after: int | None = None):
+        self.batches, self.stop_after, self.asked = 0, stop_after, 0
+
+    def begin(self, benchmark, done, asked):
+        self.asked = asked
+
+    def recorded(self, questions, records):
+        self.batches += 1
+        if self.batches == self.stop_after:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def assistant(request):
+    folder = request.path.parent.parent / "goldens" / "tiny-vica" / "checkpoint"
+    return load_assistant(folder, dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    target = tmp_path_factory.mktemp("bench")
+    write_benchmark(target, "vsibench", "jsonl", seed=0, videos=4, questions=24)
+    return target
+
+
+def evaluate(assistant, data, workdir, *, watch=None, **changes):
+    """A run and its report; the answers."""
+    settings = replace(SETTINGS, **changes)
+    looking = watch or Counting()
+    runner.run(assistant, read_benchmark(data), data, workdir, settings, looking)
+    write_report(workdir, resamples=50)
+    return read_answers(workdir).by_id
+
+
+@pytest.fixture(scope="module")
+def whole(assistant, data, tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    evaluate(assistant, data, workdir)
+    return workdir
+
+
+def same_report(a: Path, b: Path) -> bool:
+    return all((a / n).read_bytes() == (b / n).read_bytes() for n in REPORT)
+
+
+def test_answers_are_those_of_independent_calls(assistant, data, whole):
+    answers = read_answers(whole).by_id
+    for question in read_benchmark(data).questions[:3]:
+        alone = assistant.answer(
+            data / question.video,
+            user_turn("vica_readme", question),
+            prompt_style="raw",
+            num_frames=4,
+            max_new_tokens=8,
+        )
+        recorded = answers[question.id]
+        assert recorded.prediction == alone.text
+        assert recorded.prompt_tokens == alone.tokens["total"]
+        assert recorded.frame_indices == tuple(alone.frame_indices)
+    assert len(answers) == 24
+    kinds = {q.id: q.kind for q in read_benchmark(data).questions}
+    for name, answer in answers.items():
+        if kinds[name] == "number":
+            assert float(answer.exact_answer or "") >= 0
+        else:
+            assert answer.exact_answer in ("A", "B", "C", "D")
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_shards_write_the_same_report(assistant, data, whole, tmp_path, count):
+    for index in reversed(range(count)):
+        evaluate(assistant, data, tmp_path / "run", shard=(index, count))
+    assert same_report(whole, tmp_path / "run")
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_a_stopped_run_goes_on(assistant, data, whole, tmp_path, stop):
+    """Stopped after some batches, its last line torn; then with other shards."""
+    workdir = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(assistant, data, workdir, watch=Counting(stop))
+    file = workdir / "answers" / "shard-0-of-1.jsonl"
+    kept = file.read_bytes()
+    file.write_bytes(kept + kept.splitlines()[0][:40])
+    on = Counting()
+    evaluate(assistant, data, workdir, watch=on)
+    assert 0 < on.asked == 24 - 6 * stop
+    assert same_report(whole, workdir)
+    nothing = Counting()
+    evaluate(assistant, data, workdir, watch=nothing, shard=(1, 2))
+    assert nothing.batches == 0
+
+
+def test_a_batch_cut_short_is_asked_again_whole(assistant, data, whole, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole, workdir)
+    file = workdir / "answers" / "shard-0-of-1.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:8]))
+    evaluate(assistant, data, workdir)
+    assert same_report(whole, workdir)
+    assert len(file.read_bytes().splitlines()) == 24
+
+
+def test_batches_do_not_change_answers(assistant, data, whole, tmp_path):
+    small = evaluate(assistant, data, tmp_path / "run", batch=3)
+    for name, answer in read_answers(whole).by_id.items():
+        assert small[name].prediction == answer.prediction
+        assert small[name].exact_answer == answer.exact_answer
+
+
+def test_a_video_that_cannot_be_read_is_recorded_and_tried_again(
+    assistant, data, whole, tmp_path
+):
+    broken, workdir = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(data, broken)
+    first, second, *_ = read_benchmark(data).videos
+    (broken / first).unlink()
+    whole_video = (broken / second).read_bytes()
+    (broken / second).write_bytes(whole_video[: len(whole_video) // 2])
+    answers = evaluate(assistant, broken, workdir)
+    problems = [answer for answer in answers.values() if not answer.answered]
+    assert len(problems) == 12
+    for answer in problems:
+        assert answer.problem and str(tmp_path) not in answer.problem
+    results = json.loads((workdir / "results.json").read_text())
+    assert sum(task["asked"] - task["answered"] for task in results["tasks"]) == 12
+    again = Counting()
+    evaluate(assistant, broken, workdir, watch=again)
+    assert again.asked == 12  # tried again, and nothing new to be said of them
+    assert len((workdir / "answers" / "shard-0-of-1.jsonl").read_text().split()) > 0
+    shutil.copy(data / first, broken / first)
+    shutil.copy(data / second, broken / second)
+    evaluate(assistant, broken, workdir)
+    assert same_report(whole, workdir)
+
+
+def test_a_question_past_the_context_is_recorded(assistant, data, tmp_path):
+    long = tmp_path / "data"
+    shutil.copytree(data, long)
+    benchmark = read_benchmark(long)
+    worst = replace(benchmark.questions[0], question="far " * 30000)
+    questions = (worst, *benchmark.questions[1:3])
+    benchmark = replace(benchmark, questions=questions)
+    looking = Counting()
+    runner.run(assistant, benchmark, long, tmp_path / "run", SETTINGS, looking)
+    answers = read_answers(tmp_path / "run").by_id
+    assert "past the context length" in (answers[worst.id].problem or "")
+    assert sum(answer.answered for answer in answers.values()) == 2
+
+
+def test_other_settings_need_another_workdir(assistant, data, whole):
+    with pytest.raises(RecipeError, match=r"other prompts .*\"vica_readme\" there"):
+        evaluate(assistant, data, whole, profile="official")
+    with pytest.raises(InputError, match="vsibench"):
+        RunSettings(profile="vsibench")
+    with pytest.raises(InputError, match="shard 2/2"):
+        RunSettings(shard=(2, 2))
+
+
+def test_one_process_writes_a_shard(tmp_path):
+    with open_shard(tmp_path, (0, 1)) as file:
+        file.append([{"id": "1", "prediction": "A"}])
+        with (
+            pytest.raises(ShardError, match="another process"),
+            open_shard(tmp_path, (0, 1)),
+        ):
+            pass
+        with open_shard(tmp_path, (0, 2)):
+            pass
+    with open_shard(tmp_path, (0, 1)) as file:
+        file.append([{"id": "2", "prediction": "B"}])
+    assert list(read_answers(tmp_path).by_id) == ["1", "2"]
+
+
+def test_videos_are_read_ahead_but_not_too_far():
+    jobs = [runner._Job(video=str(i), batches=()) for i in range(8)]
+    settings = RunSettings(threads=2, ahead=2)
+    lock, started, most = threading.Lock(), [0], [0]
+    given = 0
+
+    def load(job):
+        with lock:
+            started[0] += 1
+            most[0] = max(most[0], started[0] - given)
+        return job.video
+
+    seen = []
+    for job, loaded, _ in runner._read_ahead(jobs, load, settings):
+        assert loaded == job.video
+        seen.append(loaded)
+        with lock:
+            given += 1
+    assert seen == [str(i) for i in range(8)]
+    assert 1 < most[0] <= 4
+
+
+def test_what_breaks_the_reader_breaks_the_run():
+    def load(job):
+        raise ZeroDivisionError
+
+    jobs = [runner._Job(video="a", batches=())]
+    with pytest.raises(ZeroDivisionError):
+        list(runner._read_ahead(jobs, load, RunSettings()))
