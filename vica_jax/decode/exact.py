@@ -246,7 +246,8 @@ def read_numbers(
     found = {}
     for row in rows:
         ids = [int(token) for token in tokens[row] if token >= 0]
-        text = tokenizer.decode(ids, skip_special_tokens=True)
+        # A number that never ended may have been cut just behind its point.
+        text = tokenizer.decode(ids, skip_special_tokens=True).removesuffix(".")
         found[row] = Exact(
             answer=text,
             confidence=float(confidence[row]),

@@ -113,6 +113,8 @@ class VideoSession:
         exact = [None] * len(questions) if exact is None else exact
         if not questions:
             raise PromptError("no question given")
+        if isinstance(questions, str):  # else each of its letters would be asked
+            raise PromptError("a session takes a list of questions: ask([question])")
         if len(exact) != len(questions) or (batch is not None and batch < 1):
             raise SessionError(
                 f"{len(questions)} questions, {len(exact)} entries of exact, batches "

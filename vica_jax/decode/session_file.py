@@ -90,8 +90,8 @@ def load_session(assistant: "Assistant", path: str | os.PathLike[str]) -> VideoS
             for name, value in wanted.items():
                 if header.get(name) != value:
                     raise SessionFileError(
-                        f"{path}: made with another {name} ({_short(header.get(name))},"
-                        f" here {_short(value)}): open the video again"
+                        f"{path}: made with {name} {_short(header.get(name))}, here "
+                        f"it is {_short(value)}: open the video again"
                     )
             model, length = assistant.model(settings), header["length"]
             slots = bucket_length(length)
@@ -134,9 +134,11 @@ def load_session(assistant: "Assistant", path: str | os.PathLike[str]) -> VideoS
             length=length,
             prefix=Prefix(layers, jnp.int32(length)),
         )
+    except InputError:  # says what is wrong already
+        raise
     except FileNotFoundError:
         raise SessionFileError(f"{path}: no such session file") from None
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         reason = str(error).split("\n")[0]
         raise SessionFileError(
             f"{path}: the session cannot be read ({reason}): open the video again"
