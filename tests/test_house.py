@@ -42,16 +42,22 @@ def python(*packages: str) -> list[Path]:
 
 SCRIPTS = [path for path in python("scripts") if "__main__" in path.read_text()]
 COMMANDS = {
+    "bench_session",
     "cache_features",
     "check_data",
     "convert_checkpoint",
     "demo",
+    "eval_report",
+    "eval_sweep",
+    "eval_vsibench",
     "generate",
     "inspect_params",
+    "make_smoke_benchmark",
     "make_smoke_data",
     "plan_memory",
     "train",
     "verify_parity",
+    "verify_scores",
     "verify_training",
 }
 
@@ -82,7 +88,8 @@ def test_wheel_ships_the_library_alone(tmp_path: Path):
         metadata = next(name for name in names if name.endswith("METADATA"))
         text = archive.read(metadata).decode()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"vica_jax"}
-    assert "vica_jax/layout.py" in names
+    for name in ("layout.py", "eval/browser.html", "eval/published.json"):
+        assert f"vica_jax/{name}" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert f"\nVersion: {vica_jax.__version__}\n" in text
     assert "\nRequires-Python: >=3.11\n" in text
