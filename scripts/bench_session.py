@@ -17,6 +17,7 @@ tokenizer; no end of sequence can be chosen, so all answers are ``--new_tokens``
 
 import json
 import statistics
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ flags.DEFINE_integer("pairs", 5, "how often each way is timed", 1)
 flags.DEFINE_string("json", "", "file for the numbers")
 
 TOKENIZER = Path(__file__).parent.parent / "tests/goldens/tiny-vica2/checkpoint"
+COLUMNS = ("median s", "min s", "s/question", "GFLOP/question")
 QUESTION = "How many objects of kind {} are there in this room? Answer with a number."
 
 
@@ -101,7 +103,10 @@ def main() -> None:
     }
     report(numbers)
     if FLAGS.json:
-        given = {flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(main)}
+        given = {
+            flag.name: flag.value
+            for flag in FLAGS.get_key_flags_for_module(sys.argv[0])
+        }
         write_text(FLAGS.json, json.dumps({"flags": given, **numbers}, indent=1) + "\n")
 
 
@@ -182,7 +187,7 @@ def memory(session: VideoSession, answers: list[Answer]) -> dict[str, Any]:
     own = max(x.tokens["total"] for x in answers) - session.length
     slots = bucket_length(own) + cache_room(max(FLAGS.new_tokens, NUMBER_TOKENS))
     cache, temporaries = [], {}
-    for count in {1, len(answers)}:
+    for count in sorted({1, len(answers)}):
         tokens = np.zeros((batch_bucket(count), bucket_length(own)), np.int32)
         lengths = np.full(len(tokens), own, np.int32)
         asked = model, slots, assistant.params, tokens, lengths, prefix
@@ -213,9 +218,7 @@ def _temporary_bytes(lowered: Any) -> int:
 def report(numbers: dict[str, Any]) -> None:
     said = "{device}, {dtype}: a prefix of {prefix_tokens:,} tokens, {same_answers} of"
     print(f"\n{said.format(**numbers)} {FLAGS.questions} answers the same both ways")
-    print(
-        f"{'':<12} {'median s':>9} {'min s':>9} {'s/question':>11} {'GFLOP/question':>15}"
-    )
+    print("{:<12} {:>9} {:>9} {:>11} {:>15}".format("", *COLUMNS))
     columns = []
     for name, times in numbers["seconds"].items():
         median, flops = statistics.median(times), numbers["flops_per_question"][name]

@@ -4,7 +4,7 @@ import os
 import time
 
 BUSY = 0.1  # share of the machine in others' use from which on it is said
-PATIENCE = 4  # seconds to wait for less
+PATIENCE = 120  # seconds to wait for less
 
 
 class Stopwatch:

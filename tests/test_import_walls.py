@@ -35,15 +35,15 @@ MAY_IMPORT = {
     "decode.answer": "typing layout models decode data",
     "decode.prompt": "typing layout models decode data",
     "decode.session": "typing layout sharding models decode data",
-    "decode.session_file": "typing layout sharding models decode data",
+    "decode.session_file": "typing layout sharding checkpoint models decode data",
     "train": "typing layout sharding config checkpoint models train data",
     "train.loop": "typing layout sharding config checkpoint models train",
     "eval": "typing layout sharding config checkpoint models train data decode eval",
     "world": "typing world",
     "convert": "typing layout config checkpoint models convert",
     "convert.load": (
-        "typing layout config checkpoint models convert decode.assistant decode.measure "
-        "data.tokenizer"
+        "typing layout config checkpoint models convert decode.assistant "
+        "decode.measure data.tokenizer"
     ),
     "scripts": "vica_jax convert scripts configs",
     "configs": "typing layout config models configs",

@@ -8,8 +8,8 @@ from convert.load import load_assistant
 from vica_jax.data.conversation import PromptError, chatml, tokenize_chunks, user_turn
 from vica_jax.data.example import Example, LengthError, collate, video_medium
 from vica_jax.decode import generate
-from vica_jax.decode.measure import OutOfMemoryError
 from vica_jax.decode.generate import make_generate
+from vica_jax.decode.measure import OutOfMemoryError
 from vica_jax.decode.settings import (
     AnswerSettings,
     GenerationConfigError,

@@ -21,6 +21,7 @@ from vica_jax.decode.exact import (
     EMPTY,
     NUMBER_TOKENS,
     ExactError,
+    check_wanted,
     letter_ids,
     number_table,
     read_numbers,
@@ -251,3 +252,6 @@ def test_letters_that_this_tokenizer_cannot_tell_apart(session):
     for letters in (("A", "AB"), ("A", "A"), ()):
         with pytest.raises(ExactError):
             session.ask(["Which?"], exact=[letters])
+    for other in (["A", "B"], "numbers"):
+        with pytest.raises(ExactError, match="None, 'number' or a tuple"):
+            check_wanted(other, session.assistant.tokenizer)

@@ -161,6 +161,10 @@ def rewrite(saved, path, change):
     save_file(tensors, path, metadata={"session": json.dumps(header)})
 
 
+def flip_a_bit(_, tensors):
+    tensors["layers.0.k"].view(np.uint8).reshape(-1)[5] ^= 1
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
@@ -171,8 +175,9 @@ def rewrite(saved, path, change):
         (lambda header, _: header["settings"].update(new_key=1), "new_key"),
         (lambda header, _: header.pop("seen"), "seen"),
         (lambda _, tensors: tensors.pop("layers.1.v"), r"layers\.1\.v"),
+        (flip_a_bit, r"layers\.0\.k is not what was written"),
     ],
-    ids=["version", "setting", "key", "tensor"],
+    ids=["version", "setting", "key", "tensor", "bit"],
 )
 def test_a_file_with_other_contents(assistant, saved, tmp_path, change, match):
     rewrite(saved, tmp_path / "other", change)

@@ -72,6 +72,21 @@ def letter_ids(tokenizer: Any, letters: Sequence[str]) -> list[int]:
     return ids
 
 
+def check_wanted(want: Any, tokenizer: Any) -> None:
+    """Refuse what is no ``Wanted``, or letters that cannot be scored.
+
+    Raises:
+      ExactError: see ``letter_ids``; or an entry of another form.
+    """
+    if want is None or want == "number":
+        return
+    if not isinstance(want, tuple):
+        raise ExactError(
+            f"exact={want!r}: an entry is None, 'number' or a tuple of option letters"
+        )
+    letter_ids(tokenizer, want)
+
+
 @functools.lru_cache(maxsize=4)
 def number_table(tokenizer: Any, vocab_size: int) -> np.ndarray:
     """int8 ``[4,V]``: what has been written after each token, -1 where not allowed.

@@ -37,8 +37,9 @@ def decode_rows(
     Returns the last of them and the state, whose cache may serve again. ``seconds``
     and ``smaller`` as for ``measured``.
     """
-    ids = [[int(token)] for token in np.asarray(state.token)]
-    done = np.asarray(state.done)
+    with measured("prefill", seconds, smaller):  # the device may still be at it
+        ids = [[int(token)] for token in np.asarray(state.token)]
+        done = np.asarray(state.done)
     yield ids
     left, choice = max_new_tokens - 1, sampling.choice()
     while left > 0 and not done.all():

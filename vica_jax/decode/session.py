@@ -31,6 +31,7 @@ from vica_jax.decode.exact import (
     NUMBER_TOKENS,
     Exact,
     Wanted,
+    check_wanted,
     decode_numbers,
     number_table,
     read_numbers,
@@ -121,6 +122,8 @@ class VideoSession:
                 f"of {batch}: give one entry for each question and a positive batch"
             )
         assistant = self.assistant
+        for want in exact:
+            check_wanted(want, assistant.tokenizer)
         sampling = make_sampling(
             assistant.generation_config,
             assistant.hf_config,

@@ -16,6 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from vica_jax.checkpoint.checksum import checksum
 from vica_jax.data.example import bucket_length
 from vica_jax.data.video import FrameSample
 from vica_jax.decode.prompt import Seen
@@ -40,8 +41,16 @@ class SessionFileError(InputError):
 def save_session(session: VideoSession, path: str | os.PathLike[str]) -> None:
     """Write ``path``: filled slots of every layer and what is needed to go on."""
     sample = session.seen.sample
+    tensors = {
+        f"layers.{i}.{name}": np.ascontiguousarray(
+            np.asarray(array)[:, : session.length]
+        )
+        for i, layer in enumerate(session.prefix.layers)
+        for name, array in zip("kv", layer, strict=True)
+    }
     header = {
         "format": FORMAT,
+        "checksums": {name: checksum(array) for name, array in tensors.items()},
         **_identity(session.assistant, session.settings),
         "settings": asdict(session.settings),
         "chunks": session.chunks,
@@ -59,13 +68,6 @@ def save_session(session: VideoSession, path: str | os.PathLike[str]) -> None:
                 "avg_fps": sample.avg_fps,
             },
         },
-    }
-    tensors = {
-        f"layers.{i}.{name}": np.ascontiguousarray(
-            np.asarray(array)[:, : session.length]
-        )
-        for i, layer in enumerate(session.prefix.layers)
-        for name, array in zip("kv", layer, strict=True)
     }
     with replacing(path) as partial:
         save_file(tensors, partial, metadata={"session": json.dumps(header)})
@@ -96,16 +98,22 @@ def load_session(assistant: "Assistant", path: str | os.PathLike[str]) -> VideoS
             model, length = assistant.model(settings), header["length"]
             slots = bucket_length(length)
             room = [(0, 0), (0, slots - length), (0, 0)]
+
+            def filled(name: str) -> np.ndarray:
+                array = file.get_tensor(name)
+                if checksum(array) != header["checksums"][name]:
+                    raise SessionFileError(
+                        f"{path}: {name} is not what was written: open the video again"
+                    )
+                return np.pad(array, room)
+
             llm = model.cfg.llm
             shape = (llm.num_kv_heads, slots, llm.head_dim)
             with assistant.on_mesh():
                 sharding = logical_sharding(PREFIX_AXES, shape, assistant.mesh)
                 layers = [
                     tuple(
-                        jax.device_put(
-                            np.pad(file.get_tensor(f"layers.{i}.{name}"), room),
-                            sharding,
-                        )
+                        jax.device_put(filled(f"layers.{i}.{name}"), sharding)
                         for name in "kv"
                     )
                     for i in range(llm.depth)

@@ -84,21 +84,23 @@ def attend_rows(
     R, S = q.shape[1], k.shape[1]
     bq, bk = min(R, QUERY_ROWS), min(S, KEY_BLOCK)
     q = _pad_axis(q, 1, bq)
-    k, v = (_pad_axis(x, 1, bk) for x in (k, v))
     scale = 1.0 / math.sqrt(q.shape[-1])
 
-    def head(out, lse, q, k, v):
-        keys, values = (x.reshape(-1, bk, x.shape[-1]) for x in (k, v))
+    def head(out, lse, q, block):
         blocks = tuple(x.reshape(-1, bq, *x.shape[1:]) for x in (out, lse, q))
 
         def query_block(_, written):
             rows = written[2]
 
             def key_block(j, carry):
-                scores = _product(rows, _row(keys, j), (1, 1)) * scale
-                seen = j * bk + jnp.arange(bk) < length
+                # The last block ends where the keys end: padding would copy them all.
+                start = jnp.minimum(j * bk, S - bk)
+                keys, values = block(start)
+                scores = _product(rows, keys, (1, 1)) * scale
+                place = start + jnp.arange(bk)
+                seen = (place >= j * bk) & (place < length)
                 scores = jnp.where(seen[None], scores, NEG_INF)
-                return _online(carry, scores, _row(values, j))
+                return _online(carry, scores, values)
 
             last = (length + bk - 1) // bk
             done = jax.lax.fori_loop(0, last, key_block, _begin(rows))
@@ -107,13 +109,26 @@ def attend_rows(
         done = _map_in_place(query_block, blocks)[:2]
         return tuple(x.reshape(-1, *x.shape[2:]) for x in done)
 
+    def one(i, written):
+        # Blocks straight out of all heads' keys: a head's would be a copy.
+        def block(start):
+            at, size = (i, start, 0), (1, bk, q.shape[-1])
+            return [jax.lax.dynamic_slice(x, at, size)[0] for x in (k, v)]
+
+        out, lse = written
+        return head(out, lse, _row(q, i), block)
+
+    def batched(out, lse, q, k, v):
+        def block(start):
+            return [jax.lax.dynamic_slice_in_dim(x, start, bk) for x in (k, v)]
+
+        return head(out, lse, q, block)
+
     written = jnp.zeros(q.shape, jnp.float32), jnp.zeros(q.shape[:2], jnp.float32)
     if _heads_one_by_one():
-        out, lse = _map_in_place(
-            lambda i, rows: head(*rows, *(_row(x, i) for x in (q, k, v))), written
-        )
+        out, lse = _map_in_place(one, written)
     else:
-        out, lse = jax.vmap(head)(*written, q, k, v)
+        out, lse = jax.vmap(batched)(*written, q, k, v)
     return out[:, :R], lse[:, :R]
 
 
