@@ -29,6 +29,7 @@ from convert.vica import AnyConfig, HfFolder, open_folder
 from vica_jax import __version__
 from vica_jax.checkpoint import CheckpointError, Manifest, iter_leaves, read_manifest
 from vica_jax.errors import InputError
+from vica_jax.files import write_text
 from vica_jax.models.config import VicaConfig
 
 TOLERANCE = 1e-4
@@ -88,14 +89,10 @@ def verify_against(
         "rows": rows,
     }
     path = Path(native, REPORT)
-    temporary = path.with_name(f".{REPORT}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        write_text(path, json.dumps(report, indent=1) + "\n")
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
     return report
 
 

@@ -14,7 +14,6 @@ data.validation is looked at too. Ends with status 1 where no record can be used
 """
 
 import json
-import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -84,6 +83,7 @@ def main() -> None:
     from vica_jax.data.check import check_mixture
     from vica_jax.data.mixture import read_mixture
     from vica_jax.data.settings import DataSettings
+    from vica_jax.files import write_text
 
     config, workdir = CONFIG.value, Path(FLAGS.workdir)
     settings = build(DataSettings, config.data, where="config.data")
@@ -124,9 +124,7 @@ def main() -> None:
         if facts["usable"]:
             check_report.plot_tokens(found, workdir / f"token_lengths{suffix}.png")
     target = workdir / "check_data.json"
-    partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
-    partial.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    partial.replace(target)
+    write_text(target, json.dumps(report, indent=1) + "\n")
     print(f"all of it: {target}, token_lengths.png")
     for facts in report.values():
         if not facts["usable"]:

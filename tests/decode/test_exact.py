@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from two_layers import SHORT, assert_same, make_assistant, pixels
+from two_layers import SHORT, assert_same, pixels
 
 from vica_jax.data.example import Example, collate
 from vica_jax.decode.assistant import Assistant
@@ -121,16 +121,6 @@ ASKED = [
     "Which is closest?",
     "How many tables?",
 ]
-
-
-@pytest.fixture(scope="module")
-def assistant():
-    return make_assistant()
-
-
-@pytest.fixture(scope="module")
-def session(assistant):
-    return assistant.open(pixels(), **SHORT)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ what is summed in another order differs in its last bit.
 from dataclasses import replace
 
 import pytest
-from two_layers import SHORT, assert_same, make_assistant, pixels
+from two_layers import SHORT, assert_same, pixels
 
 from vica_jax.data.conversation import PromptError
 from vica_jax.data.example import LengthError
@@ -33,16 +33,6 @@ QUESTIONS = [
     "Describe it.",
     "And now?",
 ]
-
-
-@pytest.fixture(scope="module")
-def assistant():
-    return make_assistant()
-
-
-@pytest.fixture(scope="module")
-def session(assistant):
-    return assistant.open(pixels(), **SHORT)
 
 
 @pytest.fixture(scope="module")

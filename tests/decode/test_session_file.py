@@ -19,11 +19,6 @@ ASKED = ["How many chairs are there?", "Why?", ["Why?", "So.", "And now?"]]
 
 
 @pytest.fixture(scope="module")
-def assistant():
-    return make_assistant()
-
-
-@pytest.fixture(scope="module")
 def session(assistant):
     return assistant.open(pixels(3), **SHORT)  # repeats frames, and says so
 

@@ -1,7 +1,6 @@
 """What ``data/check`` found, as JSON values, lines of text and a picture."""
 
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from vica_jax.data.check import MODALITIES, Findings
 from vica_jax.data.headers import FileFacts
 from vica_jax.data.order import split_validation
 from vica_jax.data.shapes import BatchShape
+from vica_jax.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -358,9 +358,5 @@ def _histogram(ax: Any, found: Findings, values: np.ndarray, label: str) -> None
 
 
 def _save(figure: "Figure", target: Path) -> None:
-    partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
-    try:
+    with replacing(target) as partial:
         figure.savefig(partial, format="png")
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)

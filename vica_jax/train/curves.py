@@ -1,13 +1,13 @@
 """curves.png: loss, learning rate and gradient norm of a run over its steps."""
 
 import itertools
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vica_jax.files import replacing
 from vica_jax.train.sinks import read_metrics
 
 if TYPE_CHECKING:
@@ -68,12 +68,8 @@ def plot_curves(metrics: Path, target: Path) -> None:
         )
         top.set_xlabel("examples")
 
-    partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
-    try:
+    with replacing(target) as partial:
         figure.savefig(partial, format="png")
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def thin_out(x: np.ndarray, y: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:

@@ -18,6 +18,7 @@ from vica_jax.config import plain
 from vica_jax.data.loader import Loader
 from vica_jax.data.mixture import Mixture, read_mixture
 from vica_jax.data.order import split_validation
+from vica_jax.files import write_text
 from vica_jax.models.config import VicaConfig
 from vica_jax.train.distributed import synchronize
 from vica_jax.train.export import export_native
@@ -274,9 +275,7 @@ def make_validation(
 
 def write_config(path: Path, settings: TrainSettings) -> None:
     """The run's settings as JSON, whole or not at all."""
-    partial = path.with_suffix(f".partial-{os.getpid()}")
-    partial.write_text(json.dumps(plain(settings), indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(path, json.dumps(plain(settings), indent=1) + "\n")
 
 
 def announce(

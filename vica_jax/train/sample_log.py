@@ -5,7 +5,6 @@ of which a run stops; ``truncated_samples.jsonl`` those cut to the context lengt
 """
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import jax
 
 from vica_jax.errors import InputError
+from vica_jax.files import write_text
 from vica_jax.train.feed import GlobalBatch
 
 # The share is of so many samples at least, or of all that there are: one bad of one is
@@ -101,6 +101,4 @@ def _drop_after(path: Path, consumed: int) -> None:
             continue
         if entry["consumed"] <= consumed:
             kept.append(f"{line}\n")
-    partial = path.with_suffix(f".partial-{os.getpid()}")
-    partial.write_text("".join(kept), encoding="utf-8")
-    partial.replace(path)
+    write_text(path, "".join(kept))
