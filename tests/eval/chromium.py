@@ -4,13 +4,13 @@ Playwright and Selenium were looked at: both bring or download a browser or driv
 their own. ``--dump-dom`` alone can press no key.
 """
 
-import fcntl
 import json
 import os
 import select
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +30,15 @@ FLAGS = (
     *("--disable-background-networking", "--disable-component-update"),
     *("--disable-sync", "--disable-dev-shm-usage", "--remote-debugging-pipe"),
 )
+# The browser reads from 3 and writes to 4, where a pipe's end may lie now. Done in a
+# process of its own, because jax warns of a function that runs between fork and exec.
+CONNECT = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(x), fcntl.F_DUPFD, 10) for x in sys.argv[1:3]]
+for end, place in zip(ends, (3, 4)):
+    os.dup2(end, place)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 PATIENCE = 60.0  # seconds; a loaded machine starts it slowly
 
 
@@ -110,22 +119,16 @@ class Page:
 def open_chromium(path: str) -> Iterator[Page]:
     """A fresh browser with a profile of its own, ended with all its processes."""
     to_browser, from_browser = os.pipe(), os.pipe()
-
-    def connect() -> None:
-        # The browser reads from 3 and writes to 4, where a pipe's end may lie now.
-        ends = [
-            fcntl.fcntl(x, fcntl.F_DUPFD, 10) for x in (to_browser[0], from_browser[1])
-        ]
-        os.dup2(ends[0], 3)
-        os.dup2(ends[1], 4)
-
+    ends = to_browser[0], from_browser[1]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
-            [path, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            [
+                *(sys.executable, "-c", CONNECT, *map(str, ends)),
+                *(path, *FLAGS, f"--user-data-dir={profile}", "about:blank"),
+            ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            close_fds=False,
-            preexec_fn=connect,
+            pass_fds=ends,
             start_new_session=True,
         )
         os.close(to_browser[0])

@@ -487,9 +487,9 @@ def test_adapters(name, change, message, vica, tmp_path):
 @pytest.mark.parametrize(
     ("step", "part"),
     [
-        ("encode", "the vision encoders"),
-        ("prefill", "prefill"),
-        ("decode", "decoding"),
+        ("assistant.encode", "the vision encoders"),
+        ("assistant.prefill", "prefill"),
+        ("loop.decode", "decoding"),
     ],
 )
 def test_out_of_memory(step, part, vica, video, generate, monkeypatch):
@@ -498,7 +498,7 @@ def test_out_of_memory(step, part, vica, video, generate, monkeypatch):
             "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 99999 bytes.\n"
         )
 
-    monkeypatch.setattr(f"vica_jax.decode.assistant.{step}", burst)
+    monkeypatch.setattr(f"vica_jax.decode.{step}", burst)
     asked = {"checkpoint": vica, "video": video, "question": "How many?"}
     line = generate(frames=8, max_new_tokens=4, **asked).line
     assert f"out of device memory in {part}: try --frames=4 instead of 8" in line

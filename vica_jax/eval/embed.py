@@ -10,6 +10,7 @@ import numpy as np
 from vica_jax.data.pixels import resize_siglip
 from vica_jax.data.video import VideoClip
 from vica_jax.decode.assistant import Assistant
+from vica_jax.decode.measure import memory_named
 from vica_jax.models.vica import Vica, apply
 from vica_jax.typing import Params
 
@@ -31,7 +32,8 @@ def siglip_embeddings(assistant: Assistant) -> Callable[[VideoClip], np.ndarray]
         for start in range(0, len(pixels), CHUNK):
             part = pixels[start : start + CHUNK]
             full = np.concatenate([part, np.repeat(part[:1], CHUNK - len(part), 0)])
-            with assistant.on_mesh():
+            smaller = f"--candidates={max(len(pixels) // 2, 1)}"
+            with assistant.on_mesh(), memory_named("embedding frames", smaller):
                 found = _embed(model, assistant.params, full)
             parts.append(np.asarray(found)[: len(part)])
         return np.concatenate(parts)

@@ -179,12 +179,12 @@ def _loader(
                 point_maps=settings.point_maps,
             )
             read = time.perf_counter() - start
-            _keep_sheet(workdir, job.video, clip)
             loaded = assistant.read(clip, **chosen)
         except OutOfMemoryError:
             raise
         except (InputError, OSError) as error:
             return _without_folders(str(error), data, settings.point_maps)
+        _keep_sheet(workdir, job.video, clip)  # a full disk is no fault of the video
         return replace(loaded, seconds={**loaded.seconds, "read": read})
 
     return load
