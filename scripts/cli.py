@@ -40,7 +40,9 @@ def token_ratio(parts: Sequence[str] | None) -> tuple[int, int, int] | None:
     """The value of a ``--token_ratio=N_hiera,S_stage,s_pool`` flag."""
     if parts is None:
         return None
-    if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
+    if len(parts) != 3 or not all(
+        part.isascii() and part.strip().isdigit() for part in parts
+    ):
         fail(f"--token_ratio={','.join(parts)}: give N_hiera,S_stage,s_pool")
     num_hiera, stage, pool = map(int, parts)
     return num_hiera, stage, pool

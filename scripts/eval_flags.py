@@ -25,13 +25,15 @@ def define() -> None:
     flags.DEFINE_enum("prompts", "vica_readme", PROFILES, "prompt profile")
     flags.DEFINE_enum("frames", "uniform", KINDS, "how frames are chosen")
     flags.DEFINE_float("fps", 1.0, "rate of --frames=fps and of maxinfo's candidates")
-    flags.DEFINE_integer("candidates", 128, "maxinfo: the most candidate frames")
+    flags.DEFINE_integer(
+        "candidates", None, "maxinfo: the most candidate frames; default 128 or more"
+    )
     flags.DEFINE_float("maxvol_tol", 0.3, "maxinfo: larger keeps fewer frames")
     flags.DEFINE_string("point_maps", None, "coverage: folder of <dataset>/<scene>.npz")
     flags.DEFINE_bool("fill", False, "maxinfo, coverage: fill up to --num_frames")
     flags.DEFINE_bool("thinking", False, "the answer stands in the final segment")
     flags.DEFINE_integer(
-        "max_new_tokens", None, "default: the profile's; thinking: 4096"
+        "max_new_tokens", None, "default: the profile's; thinking: 4096", 1
     )
     flags.DEFINE_float("repetition_penalty", None, "default: the checkpoint's")
     flags.DEFINE_bool("exact", True, "also score options and numbers exactly")
@@ -39,7 +41,7 @@ def define() -> None:
     flags.DEFINE_integer("threads", 2, "threads that read videos ahead")
     flags.DEFINE_integer("ahead", 2, "videos that may wait, read, in memory")
     flags.DEFINE_string("shard", "0/1", "this process's share of the videos: i/n")
-    flags.DEFINE_integer("videos", None, "ask about the first so many videos only")
+    flags.DEFINE_integer("videos", None, "only the first so many videos", 1)
     flags.DEFINE_string("adapter", None, "PEFT LoRA folder, merged at load")
     flags.DEFINE_string("mesh", None, "devices, such as fsdp:2,tensor:4")
     flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "default by device")
@@ -101,12 +103,12 @@ def run_settings(
         kind=FLAGS.frames,
         num_frames=num_frames,
         fps=FLAGS.fps,
-        candidates=max(FLAGS.candidates, num_frames),
+        candidates=FLAGS.candidates or max(128, num_frames),
         tol=FLAGS.maxvol_tol,
         fill=FLAGS.fill,
     )
     index, _, count = FLAGS.shard.partition("/")
-    if not (index.isdigit() and count.isdigit()):
+    if not (FLAGS.shard.isascii() and index.isdigit() and count.isdigit()):
         cli.fail(f"--shard={FLAGS.shard}: give i/n, such as 0/4")
     return RunSettings(
         profile=FLAGS.prompts,

@@ -30,12 +30,15 @@ def main() -> None:
 
     from vica_jax.eval.live import LiveTable
     from vica_jax.eval.report import table_lines, write_report
-    from vica_jax.eval.runner import run
+    from vica_jax.eval.runner import read_done, run
 
     assistant = eval_flags.load_model()
     workdir = Path(FLAGS.workdir)
     with LiveTable(thinking=FLAGS.thinking) as watch:
         run(assistant, benchmark, Path(FLAGS.data), workdir, settings, watch)
+    if not read_done(workdir).by_id:
+        print(f"{workdir}: nothing of this shard to ask, and no answer yet to report")
+        return
     print("\n".join(table_lines(write_report(workdir))))
     print(f"{workdir}: report.md, results.json, scores.png, browser.html")
 

@@ -122,3 +122,12 @@ def test_what_is_no_video(tmp_path: Path):
         VideoError, match="the video: frame 3 is asked for, there are 3"
     ):
         read_video_frames(np.zeros((3, 2, 2, 3), np.uint8), [3])
+
+
+def test_a_codec_that_nobody_knows(video: Path, tmp_path: Path):
+    data = video.read_bytes()
+    place = data.index(b"stsd") + 16
+    strange = tmp_path / "strange.mp4"
+    strange.write_bytes(data[:place] + b"zzzz" + data[place + 4 :])
+    with pytest.raises(VideoError, match="no decoder for its video stream"):
+        read_video(strange, num_frames=2)

@@ -140,6 +140,12 @@ def test_room_for_new_tokens_ends_with_the_context(assistant, session, alone):
     assert row.token_ids == alone[1].token_ids[: 156 - length]
     assert len(row.token_ids) == 156 - length < 12
     assert f"at most {156 - length} new tokens fit the context of 156" in row.notes[-1]
+    # A longer question beside it has less room, and takes none of this one's.
+    layout = replace(layout, context_length=length + 12)
+    near = replace(session, model=Vica(cfg.with_layout(layout)))
+    long, short = near.ask(["Why? " * 2, "Why?"])
+    assert short.token_ids == alone[1].token_ids and not short.notes
+    assert len(long.token_ids) < 12 and "new tokens fit" in long.notes[-1]
 
 
 # -------------------------------------------------------------------- what is refused

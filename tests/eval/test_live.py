@@ -62,6 +62,19 @@ def test_a_table_on_a_terminal():
     assert "30/30" in said and "100.0" in said
 
 
+def test_what_is_tried_again_counts_once():
+    benchmark = draw_benchmark(4, count=10)
+    question = benchmark.questions[0]
+    lost = {"id": question.id, "prediction": None, "problem": "gone"}
+    table, console, _ = watching(False)
+    with table:
+        table.begin(benchmark, collect_answers([Answer.from_json(lost)]), 10)
+        table.recorded([question], [answered(question, str(question.truth))])
+    tally = table._tallies[question.question_type]
+    assert (tally.answered, tally.unanswered, tally.mean) == (1, 0, 100.0)
+    assert "answers are there" not in console.file.getvalue()
+
+
 @pytest.mark.parametrize("text", ["no segment", "<|im_start|>final \\boxed{A}"])
 def test_what_counts_of_a_thinking_text(text):
     benchmark = draw_benchmark(3, count=40)

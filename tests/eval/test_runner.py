@@ -3,19 +3,22 @@
 import json
 import shutil
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from convert.load import load_assistant
 from scripts.smoke_benchmark import write_benchmark
 from vica_jax.decode.settings import AnswerSettings
 from vica_jax.errors import InputError
-from vica_jax.eval import runner
+from vica_jax.eval import report, runner
 from vica_jax.eval.answer_file import ShardError, open_shard
 from vica_jax.eval.answers import read_answers
 from vica_jax.eval.benchmarks import read_benchmark
+from vica_jax.eval.contact_sheet import sheet_path, write_contact_sheet
 from vica_jax.eval.frames import FrameSelection
 from vica_jax.eval.prompts import user_turn
 from vica_jax.eval.recipe import RecipeError
@@ -235,3 +238,79 @@ def test_what_breaks_the_reader_breaks_the_run():
     jobs = [runner._Job(video="a", batches=())]
     with pytest.raises(ZeroDivisionError):
         list(runner._read_ahead(jobs, load, RunSettings()))
+
+
+def test_answers_without_their_recipe_are_left_alone(assistant, data, whole, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole, workdir)
+    (workdir / "recipe.json").unlink()
+    with pytest.raises(RecipeError, match=r"no recipe\.json that says how"):
+        evaluate(assistant, data, workdir, profile="official")
+    assert not (workdir / "recipe.json").exists()
+    (workdir / "recipe.json").write_text("[]")
+    with pytest.raises(RecipeError, match="no JSON object"):
+        evaluate(assistant, data, workdir)
+
+
+def test_what_cannot_be_decoded_so_leaves_no_recipe(assistant, data, tmp_path):
+    answers = AnswerSettings(max_new_tokens=8, repetition_penalty=float("nan"))
+    with pytest.raises(InputError, match="repetition_penalty"):
+        evaluate(assistant, data, tmp_path / "run", answers=answers)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(InputError, match="--point_maps=DIR"):
+        RunSettings(frames=FrameSelection(kind="coverage"))
+
+
+def test_the_first_videos_say_so(data):
+    benchmark = read_benchmark(data)
+    first = benchmark.first_videos(1)
+    assert first.subset == "full, first 1 of 4 videos"
+    assert len(first.questions) == 6 and len(first.videos) == 1
+    assert benchmark.first_videos(9) is benchmark
+
+
+def test_lines_hold_whatever_an_id_is(tmp_path):
+    with open_shard(tmp_path, (0, 1)) as file:
+        file.append([{"id": "a\ud800", "prediction": "\u00e9"}])
+    assert read_answers(tmp_path).by_id["a\ud800"].prediction == "\u00e9"
+
+
+def test_sheets_have_names_of_their_own(tmp_path):
+    videos = ["a/b__c.mp4", "a__b/c.mp4", "a/b/c.mp4", f"a/{'x' * 250}.mp4", "a/\ud800"]
+    paths = [sheet_path(tmp_path, video) for video in videos]
+    assert len(set(paths)) == len(videos)
+    assert paths[2].name == "a__b__c.mp4.jpg"
+    frames = np.zeros((3, 6, 8, 3), np.uint8)
+    for path in paths:
+        write_contact_sheet(path, frames)
+        assert len(path.name.encode()) < 240
+
+
+def test_the_last_report_has_read_the_most(whole, tmp_path, monkeypatch):
+    """A report that is being written waits for no answer, but others wait for it."""
+    workdir = tmp_path / "run"
+    shutil.copytree(whole, workdir)
+    shard = workdir / "answers" / "shard-0-of-1.jsonl"
+    lines = shard.read_bytes().splitlines(keepends=True)
+    shard.write_bytes(b"".join(lines[:10]))
+    read, late = threading.Event(), []
+    real = report.read_run
+
+    def slowly(*args, **options):
+        found = real(*args, **options)
+        if not read.is_set():  # the first reader; the answers come while it works
+            shard.write_bytes(b"".join(lines))
+            read.set()
+            time.sleep(0.3)
+        return found
+
+    monkeypatch.setattr(report, "read_run", slowly)
+    late.append(threading.Thread(target=write_report, args=(workdir,)))
+    first = threading.Thread(target=write_report, args=(workdir,))
+    first.start()
+    read.wait(10)
+    late[0].start()
+    first.join()
+    late[0].join()
+    results = json.loads((workdir / "results.json").read_text())
+    assert results["answered"] == 24

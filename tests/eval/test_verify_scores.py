@@ -178,7 +178,7 @@ WRONG = [
     # What is not understood.
     ("new_section", [], "new_section -: not a known section"),
     ("items/150", [], "items 150: not an object: list"),
-    ("items/150", {}, "items 150: not of a known form: KeyError: 'doc'"),
+    ("items/150", {"expected": {}}, "items 150: not of a known form: KeyError: 'doc'"),
     ("items/0/weight", 2, "items public-0000: key weight: not understood"),
     (
         "items/0/expected/lenient",

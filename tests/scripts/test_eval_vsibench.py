@@ -52,6 +52,12 @@ def test_a_broken_benchmark_is_evaluated_and_says_so(vica, data, tmp_path):
     assert "other prompts" in other.line
 
 
+def test_a_shard_without_videos_is_no_error(vica, data, tmp_path):
+    result = evaluate(vica, data, tmp_path / "run", shard="8/9")
+    assert result.code == 0, result.err
+    assert "no answer yet" in result.out
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -59,6 +65,9 @@ def test_a_broken_benchmark_is_evaluated_and_says_so(vica, data, tmp_path):
         ({"benchmark": "vstibench"}, "--benchmark=vsibench"),
         ({"shard": "2/2"}, "shard 2/2"),
         ({"shard": "two"}, "--shard=two"),
+        ({"shard": "\u00b2/4"}, "give i/n"),
+        ({"frames": "coverage"}, "--point_maps=DIR"),
+        ({"frames": "maxinfo", "candidates": 2}, "2 candidates for 4 frames"),
         ({"subset": "pruned", "benchmark": "scanqa"}, "it has full"),
         ({"batch": 0}, "batch must be >= 1"),
         ({"num_frames": 4096}, "past the context length"),

@@ -369,6 +369,8 @@ def _watched(container: Any) -> Any:
     has), and its HEVC decoder drops broken slices unless told to stop at errors.
     """
     stream = container.streams.best("video")
+    if stream is None or stream.codec_context is None:
+        raise _DamageError(0, "no decoder for its video stream")
     stream.thread_type = "NONE"
     stream.codec_context.thread_count = 1
     if stream.codec_context.name == "hevc":

@@ -30,12 +30,13 @@ from vica_jax.data.tokenizer import Tokenizer, load_tokenizer, stream_text
 from vica_jax.decode.answer import Answer, make_answer
 from vica_jax.decode.generate import (
     TEXT_KEYS,
+    Sampling,
     begin,
     encode,
     prefill,
     text_of,
 )
-from vica_jax.decode.loop import cache_room, decode_rows, last
+from vica_jax.decode.loop import cache_room, decode_rows, last, rooms
 from vica_jax.decode.measure import measured, memory_named
 from vica_jax.decode.prompt import (
     Loaded,
@@ -230,6 +231,20 @@ class Assistant:
                 return np.asarray(logits)[0, : batch["lengths"][0]]
             return np.asarray(_last_logits(model, self.params, batch))[0]
 
+    def sampling(self, settings: AnswerSettings) -> Sampling:
+        """How tokens are chosen: the checkpoint's generation config under settings.
+
+        Raises:
+          InputError: a value of either that is not supported or out of range.
+        """
+        return make_sampling(
+            self.generation_config,
+            self.hf_config,
+            self.tokenizer,
+            settings,
+            self.cfg.llm.vocab_size,
+        )
+
     def model(self, settings: AnswerSettings) -> Vica:
         """The module for a token ratio: the checkpoint's own unless one is given."""
         cfg = self.cfg
@@ -257,29 +272,17 @@ class Assistant:
             raise PromptError("no question given")
         model = self.model(settings)
         layout = model.cfg.layout
-        sampling = make_sampling(
-            self.generation_config,
-            self.hf_config,
-            self.tokenizer,
-            settings,
-            model.cfg.llm.vocab_size,
-        )
+        sampling = self.sampling(settings)
         requests = [
             self._prepare(media, question, settings, model.cfg)
             for media, question in questions
         ]
-        notes: list[str] = []
-        longest = max(request.example.length(layout) for request in requests)
-        room = min(settings.max_new_tokens, layout.context_length - longest)
-        if room < settings.max_new_tokens:
-            notes.append(
-                f"at most {room} new tokens fit the context of "
-                f"{layout.context_length:,} ({settings.max_new_tokens} were allowed)"
-            )
+        lengths = [request.example.length(layout) for request in requests]
+        room, notes = rooms(lengths, settings.max_new_tokens, layout.context_length)
         batch = collate(
             [request.example for request in requests], layout, pad_id=sampling.pad_id
         )
-        length = batch["tokens"].shape[1] + cache_room(room)
+        length = batch["tokens"].shape[1] + cache_room(max(room))
         seconds: dict[str, float] = {}
         smaller = _smaller_setting(settings, len(questions), "frames" in batch)
         with self.on_mesh():
@@ -306,9 +309,9 @@ class Assistant:
                 text_tokens=text_tokens(request.example),
                 seconds={**request.seconds, **seconds},
                 settings=self.told(settings, model, request.seen),
-                notes=notes,
+                notes=own,
             )
-            for request, row in zip(requests, ids, strict=True)
+            for request, row, own in zip(requests, ids, notes, strict=True)
         ]
 
     def _prepare(

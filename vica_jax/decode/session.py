@@ -6,8 +6,9 @@
 
 The prompt begins the same for every question: system turn, then the video. Those keys
 and values are a ``Prefix`` without a batch axis. ``ask`` runs the questions' own tokens
-behind it in one batch; the prefix is read once per batch and never copied. Answers are,
-token for token, those of ``Assistant.answer``.
+behind it in one batch; the prefix is read once per batch and never copied. Greedy
+answers are, token for token, those of ``Assistant.answer``; sampled ones draw by their
+place among the questions.
 """
 
 import os
@@ -46,10 +47,10 @@ from vica_jax.decode.generate import (
     prefill_prefix,
     text_of,
 )
-from vica_jax.decode.loop import cache_room, decode_rows, last
+from vica_jax.decode.loop import cache_room, decode_rows, last, rooms
 from vica_jax.decode.measure import measured
 from vica_jax.decode.prompt import Question, Seen, prompt_chunks, read_media
-from vica_jax.decode.settings import AnswerSettings, make_sampling
+from vica_jax.decode.settings import AnswerSettings
 from vica_jax.errors import InputError
 from vica_jax.models.cache import Prefix
 from vica_jax.models.vica import Vica
@@ -124,13 +125,7 @@ class VideoSession:
         assistant = self.assistant
         for want in exact:
             check_wanted(want, assistant.tokenizer)
-        sampling = make_sampling(
-            assistant.generation_config,
-            assistant.hf_config,
-            assistant.tokenizer,
-            settings,
-            self.model.cfg.llm.vocab_size,
-        )
+        sampling = assistant.sampling(settings)
         texts = [self._own_tokens(question, settings) for question in questions]
         size = batch or len(texts)
         answers = []
@@ -188,22 +183,17 @@ class VideoSession:
     ) -> list[Answer]:
         """One batch: prefill behind the prefix, free text, then what is exact."""
         assistant, params = self.assistant, self.assistant.params
-        notes: list[str] = []
         longest = max(map(len, texts))
         limit = self.model.cfg.layout.context_length
-        room = min(settings.max_new_tokens, limit - self.length - longest)
-        if room < settings.max_new_tokens:
-            notes.append(
-                f"at most {room} new tokens fit the context of {limit:,} "
-                f"({settings.max_new_tokens} were allowed)"
-            )
+        prompts = [self.length + len(text) for text in texts]
+        room, notes = rooms(prompts, settings.max_new_tokens, limit)
         B, T = batch_bucket(len(texts)), bucket_length(longest)
         tokens = np.full((B, T), sampling.pad_id, np.int32)
         lengths = np.ones(B, np.int32)
         for row, text in enumerate(texts):
             tokens[row, : len(text)] = text
             lengths[row] = len(text)
-        slots = T + cache_room(max(room, NUMBER_TOKENS))
+        slots = T + cache_room(max(*room, NUMBER_TOKENS))
         smaller = f"batch={max(len(texts) // 2, 1)} instead of {len(texts)}"
         seconds: dict[str, float] = {}
         with assistant.on_mesh():
@@ -247,7 +237,7 @@ class VideoSession:
                 text_tokens=len(text) + sum(map(len, self.chunks)),
                 seconds=seconds,
                 settings=told,
-                notes=notes,
+                notes=notes[row],
                 exact=found.get(row),
             )
             for row, text in enumerate(texts)

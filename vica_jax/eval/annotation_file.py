@@ -260,7 +260,12 @@ def _reason(error: Exception) -> str:
 
 
 def _row(value: Any) -> Row | BadRow:
-    return _json_value(value) if isinstance(value, dict) else BadRow("no JSON object")
+    if not isinstance(value, dict):
+        return BadRow("no JSON object")
+    try:
+        return _json_value(value)
+    except RecursionError as error:
+        return BadRow(_reason(error))
 
 
 def _json_value(value: Any) -> Any:

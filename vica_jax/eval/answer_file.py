@@ -30,7 +30,8 @@ class AnswerFile:
     def append(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Write the records of one batch; they are on the disk when this returns."""
         text = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records)
-        data = text.encode()
+        # Half of a surrogate pair, which UTF-8 does not have, becomes JSON's escape.
+        data = text.encode("utf-8", "backslashreplace")
         while data:
             data = data[os.write(self._descriptor, data) :]
         os.fsync(self._descriptor)

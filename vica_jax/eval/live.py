@@ -63,6 +63,7 @@ class LiveTable:
         self._clock = clock
         self._tallies: dict[str, _Tally] = defaultdict(_Tally)
         self._problems: Counter[str] = Counter()
+        self._failed: set[str] = set()
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -103,7 +104,7 @@ class LiveTable:
         self._total, self._started = asked, self._clock()
         self._said = self._started
         self._task = self._progress.add_task("questions", total=asked)
-        before = len(done.by_id)
+        before = sum(answer.answered for answer in done.by_id.values())
         if before:
             self._console.print(f"{before} answers are there, {asked} to go")
         self._refresh()
@@ -132,11 +133,13 @@ class LiveTable:
     def _count(self, question: Question, answer: Answer) -> None:
         item = score_item(question, answer, self._name, final_segment=self._thinking)
         tally = self._tallies[question.question_type]
+        failed = question.id in self._failed  # and was tried again
+        self._failed.discard(question.id)
         tally.score += item.score
-        if item.answered:
-            tally.answered += 1
-        else:
-            tally.unanswered += 1
+        tally.answered += item.answered
+        tally.unanswered += (not item.answered) - failed
+        if not item.answered:
+            self._failed.add(question.id)
 
     def _refresh(self) -> None:
         if self._live is not None:

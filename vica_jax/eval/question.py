@@ -76,7 +76,7 @@ class Question:
         """A letter, a number as text, or ScanQA's first answer."""
         if self.kind == "text":
             return self.doc["metadata"]["answers"][0]
-        choice = self.kind == "choice" and "mc_answer" in self.doc
+        choice = self.kind == "choice" and self.question_type in TYPES["vstibench"]
         return str(self.doc["mc_answer" if choice else "ground_truth"])
 
 
@@ -111,10 +111,15 @@ class Benchmark:
         return tuple(dict.fromkeys(question.video for question in self.questions))
 
     def first_videos(self, count: int) -> "Benchmark":
-        """The questions of the first so many videos, for a quick look."""
-        kept = set(self.videos[:count])
+        """The questions of the first so many videos; ``subset`` says so."""
+        videos = self.videos
+        if count >= len(videos):
+            return self
+        kept = set(videos[:count])
         chosen = tuple(q for q in self.questions if q.video in kept)
-        return replace(self, questions=chosen)
+        cut = f"first {count} of {len(videos)} videos"
+        subset = cut if self.subset is None else f"{self.subset}, {cut}"
+        return replace(self, questions=chosen, subset=subset)
 
 
 def find_letters(options: Sequence[str]) -> tuple[str, ...]:

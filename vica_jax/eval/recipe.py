@@ -15,6 +15,8 @@ import jax
 
 from vica_jax.decode.assistant import Assistant
 from vica_jax.errors import InputError
+from vica_jax.eval.answers import FOLDER
+from vica_jax.eval.coverage import hash_point_maps
 from vica_jax.eval.question import Benchmark
 from vica_jax.eval.settings import RunSettings
 from vica_jax.files import write_text
@@ -73,6 +75,8 @@ def make_recipe(
         "device": jax.devices()[0].device_kind,
         "versions": {"python": platform.python_version(), **_versions()},
     }
+    if settings.point_maps is not None:
+        recipe["point_maps"] = f"crc:{hash_point_maps(settings.point_maps)}"
     if settings.thinking:
         recipe["answers_from"] = "final_segment"
     if layout.has_hiera:
@@ -106,11 +110,18 @@ def keep_recipe(workdir: Path, recipe: Mapping[str, Any]) -> None:
     try:
         old = json.loads(path.read_text())
     except FileNotFoundError:
+        if any(file.stat().st_size for file in (workdir / FOLDER).glob("*.jsonl")):
+            raise RecipeError(
+                f"{workdir}: it holds answers, but no {FILE} that says how they were "
+                "made: take another workdir"
+            ) from None
         workdir.mkdir(parents=True, exist_ok=True)
         write_text(path, text)
         return
     except ValueError as error:
         raise RecipeError(f"{path}: no JSON ({error}): take another workdir") from error
+    if not isinstance(old, dict):
+        raise RecipeError(f"{path}: no JSON object: take another workdir")
     new = json.loads(text)
     differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     if differing:

@@ -100,6 +100,8 @@ def check_case(section: Section, name: str, found: Iterator[Found]) -> None:
         for each in found:
             if isinstance(each, Absent):
                 section.absent[each.key] += 1
+                if each.key == "expected":
+                    fail(section, name, "expected: absent, nothing to compare with")
             elif isinstance(each, Unchecked):
                 section.unchecked[each.what] += 1
             elif isinstance(each, Unknown):

@@ -8,8 +8,11 @@ recorded: questions stand in the benchmark's order, and nothing here is of the t
 machine or its folders.
 """
 
+import contextlib
+import fcntl
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,13 +93,29 @@ def write_report(
       InputError: as ``read_run``.
       OSError: a file cannot be written.
     """
-    found = read_run(workdir, resamples=resamples, meteor_jar=meteor_jar)
-    torn = found.answers.torn
-    _write(workdir / "results.json", dump(results.to_json(found)))
-    _write(workdir / "report.md", markdown.describe(found, torn=torn))
-    _write(workdir / "scores.png", figures.draw_scores(found))
-    _write(workdir / "browser.html", browser.make_page(found, workdir))
+    with _alone(workdir):
+        found = read_run(workdir, resamples=resamples, meteor_jar=meteor_jar)
+        torn = found.answers.torn
+        _write(workdir / "results.json", dump(results.to_json(found)))
+        _write(workdir / "report.md", markdown.describe(found, torn=torn))
+        _write(workdir / "scores.png", figures.draw_scores(found))
+        _write(workdir / "browser.html", browser.make_page(found, workdir))
     return found
+
+
+@contextlib.contextmanager
+def _alone(workdir: Path) -> Iterator[None]:
+    """One process at a time, so that the last to write has read the most answers."""
+    try:
+        file = os.open(workdir / RECIPE, os.O_RDONLY)
+    except OSError:  # reading says what is wrong with the workdir
+        yield
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
 
 
 def write_comparison(

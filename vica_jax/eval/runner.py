@@ -94,6 +94,7 @@ def run(
     # A layout that cannot be is found before the first video, not at each.
     model = assistant.model(answers)
     model.cfg.layout.check_video(settings.frames.num_frames)
+    assistant.sampling(answers)
     keep_recipe(workdir, make_recipe(assistant, benchmark, settings))
     write_questions(workdir / QUESTIONS, benchmark)
     with open_shard(workdir, settings.shard) as file:
@@ -182,7 +183,7 @@ def _loader(
             loaded = assistant.read(clip, **chosen)
         except OutOfMemoryError:
             raise
-        except (InputError, OSError) as error:
+        except (InputError, OSError, UnicodeError) as error:  # a path that cannot be
             return _without_folders(str(error), data, settings.point_maps)
         _keep_sheet(workdir, job.video, clip)  # a full disk is no fault of the video
         return replace(loaded, seconds={**loaded.seconds, "read": read})
@@ -326,8 +327,8 @@ def _answered(
     if answer.exact is not None:
         exact = {
             "answer": answer.exact.answer,
-            "confidence": round(answer.exact.confidence, 6),
-            "log_probs": {k: round(v, 4) for k, v in answer.exact.log_probs.items()},
+            "confidence": round(answer.exact.confidence, 4),
+            "log_probs": {k: round(v, 3) for k, v in answer.exact.log_probs.items()},
         }
     return {
         "id": question.id,

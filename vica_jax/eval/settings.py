@@ -45,6 +45,10 @@ class RunSettings:
         for name in ("batch", "threads", "ahead"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.frames.needs_point_map and self.point_maps is None:
+            raise InputError(
+                "frames by coverage need --point_maps=DIR with <dataset>/<scene>.npz"
+            )
         index, count = self.shard
         if not 0 <= index < count:
             raise InputError(f"shard {index}/{count}: give i/n with 0 <= i < n")
