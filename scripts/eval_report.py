@@ -31,6 +31,8 @@ def main() -> None:
     resamples = FLAGS.resamples
     found = report.write_report(workdir, resamples=resamples, meteor_jar=jar)
     print("\n".join(report.table_lines(found)))
+    if jar and found.benchmark.name != "scanqa":
+        print(f"--meteor_jar has no use here: {found.benchmark.name} has no METEOR")
     print(f"all of it: {', '.join(str(workdir / name) for name in report.FILES)}")
     if FLAGS.compare:
         compared = report.write_comparison(workdir, other, resamples=resamples)

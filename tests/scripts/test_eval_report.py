@@ -129,3 +129,9 @@ def test_a_meteor_jar_that_is_not_there(tmp_path):
     workdir = write_run(tmp_path / "run", benchmark, draw_lines(benchmark, 1))
     result = run("eval_report", workdir=workdir, meteor_jar=tmp_path / "x.jar", **FAST)
     assert "x.jar" in result.line
+
+
+def test_a_jar_without_use_is_said(workdir):
+    result = run("eval_report", workdir=workdir, meteor_jar="meteor-1.5.jar")
+    assert result.code == 0, result.err
+    assert "vsibench has no METEOR" in result.out
