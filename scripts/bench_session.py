@@ -37,7 +37,6 @@ from vica_jax.decode.exact import NUMBER_TOKENS
 from vica_jax.decode.generate import Rows, begin, decode, prefill_after
 from vica_jax.decode.loop import DECODE_CHUNK, cache_room
 from vica_jax.decode.session import VideoSession, batch_bucket
-from vica_jax.decode.settings import make_sampling
 from vica_jax.files import write_text
 from vica_jax.models.config import SiglipConfig, VicaConfig, make_layout
 from vica_jax.models.variants import QWEN2_0_5B, VARIANTS
@@ -180,10 +179,7 @@ def flops_per_question(
 def memory(session: VideoSession, answers: list[Answer]) -> dict[str, Any]:
     """Bytes of the prefix, of a question's cache, and of the programs' temporaries."""
     assistant, model, prefix = session.assistant, session.model, session.prefix
-    vocab, tokenizer = model.cfg.llm.vocab_size, assistant.tokenizer
-    sampling = make_sampling(
-        assistant.generation_config, {}, tokenizer, session.settings, vocab
-    )
+    sampling = assistant.sampling(session.settings)
     own = max(x.tokens["total"] for x in answers) - session.length
     slots = bucket_length(own) + cache_room(max(FLAGS.new_tokens, NUMBER_TOKENS))
     cache, temporaries = [], {}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vica_jax.errors import InputError
-from vica_jax.eval.answers import FOLDER
+from vica_jax.eval.workdir import ANSWERS
 
 
 class ShardError(InputError):
@@ -45,7 +45,7 @@ def open_shard(workdir: Path, shard: tuple[int, int]) -> Iterator[AnswerFile]:
       ShardError: another process has it open.
     """
     index, count = shard
-    path = workdir / FOLDER / f"shard-{index}-of-{count}.jsonl"
+    path = workdir / ANSWERS / f"shard-{index}-of-{count}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     try:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from vica_jax.errors import InputError
+from vica_jax.eval.workdir import ANSWERS
 
-FOLDER = "answers"
 NO_REASON = "no reason recorded"
 
 
@@ -163,14 +163,14 @@ def read_answers(workdir: Path) -> Answers:
     Raises:
       AnswersError: no answers there, or a line that cannot be read.
     """
-    folder = workdir / FOLDER
+    folder = workdir / ANSWERS
     if not workdir.is_dir():
         raise AnswersError(f"{workdir}: no such folder: give the workdir of a run")
     files = [path for path in folder.glob("*.jsonl") if path.is_file()]
     files.sort(key=lambda path: in_number_order(path.name))
     if not files:
         raise AnswersError(
-            f"{workdir}: no {FOLDER}/*.jsonl in it: give the workdir of a run "
+            f"{workdir}: no {ANSWERS}/*.jsonl in it: give the workdir of a run "
             "(scripts.eval_vsibench writes one)"
         )
     found: list[Answer] = []

@@ -184,15 +184,7 @@ def write_questions(path: str | os.PathLike[str], benchmark: Benchmark) -> None:
 
     Written beside and renamed, so that it is whole or not there.
     """
-    header = {
-        "questions_format": _FORMAT,
-        "name": benchmark.name,
-        "subset": benchmark.subset,
-        "file": benchmark.file,
-        "revision": benchmark.revision,
-        "questions": len(benchmark.questions),
-        "refused": len(benchmark.refused),
-    }
+    header = {"questions_format": _FORMAT, **benchmark.header()}
     rows = [header, *map(vars, benchmark.questions), *map(vars, benchmark.refused)]
     write_text(path, "".join(f"{json.dumps(row)}\n" for row in rows))
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from vica_jax.eval.workdir import FRAMES
 from vica_jax.files import replacing
 
-FOLDER = "frames"
-FRAMES = 8
+SHOWN = 8
 WIDTH = 160  # pixels of one frame
 QUALITY = 80
 LONGEST_NAME = 200  # bytes; file systems take 255
@@ -25,12 +25,12 @@ def sheet_path(workdir: Path, video: str) -> Path:
     if "__" in video or len(data) > LONGEST_NAME or not video.isprintable():
         start = "".join(c if c.isprintable() else "_" for c in name[:LONGEST_START])
         name = f"{start}-{sha256(data).hexdigest()[:16]}"
-    return workdir / FOLDER / f"{name}.jpg"
+    return workdir / FRAMES / f"{name}.jpg"
 
 
 def write_contact_sheet(path: Path, frames: np.ndarray) -> None:
-    """Up to ``FRAMES`` of uint8 ``[n,h,w,3]``, evenly spaced, as one JPEG row."""
-    chosen = np.unique(np.linspace(0, len(frames) - 1, FRAMES).astype(int))
+    """Up to ``SHOWN`` of uint8 ``[n,h,w,3]``, evenly spaced, as one JPEG row."""
+    chosen = np.unique(np.linspace(0, len(frames) - 1, SHOWN).astype(int))
     height = max(round(frames.shape[1] * WIDTH / frames.shape[2]), 1)
     sheet = Image.new("RGB", (WIDTH * len(chosen), height))
     for place, number in enumerate(chosen):

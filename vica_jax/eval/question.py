@@ -110,6 +110,17 @@ class Benchmark:
         """Every video once, in the order in which questions name them."""
         return tuple(dict.fromkeys(question.video for question in self.questions))
 
+    def header(self) -> dict[str, Any]:
+        """What it is and how many rows it has, as JSON values."""
+        return {
+            "name": self.name,
+            "subset": self.subset,
+            "file": self.file,
+            "revision": self.revision,
+            "questions": len(self.questions),
+            "refused": len(self.refused),
+        }
+
     def first_videos(self, count: int) -> "Benchmark":
         """The questions of the first so many videos; ``subset`` says so."""
         videos = self.videos

@@ -15,13 +15,12 @@ import jax
 
 from vica_jax.decode.assistant import Assistant
 from vica_jax.errors import InputError
-from vica_jax.eval.answers import FOLDER
 from vica_jax.eval.coverage import hash_point_maps
 from vica_jax.eval.question import Benchmark
 from vica_jax.eval.settings import RunSettings
+from vica_jax.eval.workdir import RECIPE, has_answers
 from vica_jax.files import write_text
 
-FILE = "recipe.json"
 PACKAGES = (
     "vica-jax",
     "jax",
@@ -105,14 +104,14 @@ def keep_recipe(workdir: Path, recipe: Mapping[str, Any]) -> None:
     Raises:
       RecipeError: the workdir's recipe is another; the message names what differs.
     """
-    path = workdir / FILE
+    path = workdir / RECIPE
     text = json.dumps(recipe, indent=2, ensure_ascii=False) + "\n"
     try:
         old = json.loads(path.read_text())
     except FileNotFoundError:
-        if any(file.stat().st_size for file in (workdir / FOLDER).glob("*.jsonl")):
+        if has_answers(workdir):
             raise RecipeError(
-                f"{workdir}: it holds answers, but no {FILE} that says how they were "
+                f"{workdir}: it holds answers, but no {RECIPE} that says how they were "
                 "made: take another workdir"
             ) from None
         workdir.mkdir(parents=True, exist_ok=True)

@@ -23,10 +23,9 @@ from vica_jax.eval.benchmarks import read_questions
 from vica_jax.eval.compare import Comparison, Difference
 from vica_jax.eval.results import Results
 from vica_jax.eval.rows import Row
+from vica_jax.eval.workdir import QUESTIONS, RECIPE
 from vica_jax.files import replacing
 
-RECIPE = "recipe.json"
-QUESTIONS = "questions.jsonl"
 FILES = ("report.md", "results.json", "scores.png", "browser.html")
 COMPARISON_FILES = ("compare.md", "compare.json", "compare.png")
 

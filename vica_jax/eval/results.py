@@ -251,14 +251,7 @@ def to_json(results: Results) -> dict[str, Any]:
     benchmark = results.benchmark
     return {
         "format": FORMAT,
-        "benchmark": {
-            "name": benchmark.name,
-            "subset": benchmark.subset,
-            "file": benchmark.file,
-            "revision": benchmark.revision,
-            "questions": len(benchmark.questions),
-            "refused": len(benchmark.refused),
-        },
+        "benchmark": benchmark.header(),
         "recipe": dict(results.recipe),
         "asked": len(results.items),
         "answered": sum(item.answered for item in results.items),

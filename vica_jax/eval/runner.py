@@ -31,7 +31,7 @@ from vica_jax.decode.session import VideoSession
 from vica_jax.decode.settings import AnswerSettings
 from vica_jax.errors import InputError
 from vica_jax.eval.answer_file import open_shard
-from vica_jax.eval.answers import FOLDER, Answers, collect_answers, read_answers
+from vica_jax.eval.answers import Answers, collect_answers, read_answers
 from vica_jax.eval.benchmarks import write_questions
 from vica_jax.eval.contact_sheet import sheet_path, write_contact_sheet
 from vica_jax.eval.embed import siglip_embeddings
@@ -40,9 +40,7 @@ from vica_jax.eval.prompts import user_turn
 from vica_jax.eval.question import Benchmark, Question, find_letters
 from vica_jax.eval.recipe import keep_recipe, make_recipe
 from vica_jax.eval.settings import RunSettings
-
-QUESTIONS = "questions.jsonl"
-TIMING = "timing.jsonl"
+from vica_jax.eval.workdir import QUESTIONS, TIMING, has_answers
 
 Record = dict[str, Any]
 Batch = tuple[Question, ...]
@@ -126,7 +124,7 @@ def _is_news(record: Record, done: Answers) -> bool:
 
 def read_done(workdir: Path) -> Answers:
     """What the shards of a workdir hold so far; nothing is fine."""
-    if not any(file.stat().st_size for file in (workdir / FOLDER).glob("*.jsonl")):
+    if not has_answers(workdir):
         return collect_answers(())
     return read_answers(workdir)
 

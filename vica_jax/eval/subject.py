@@ -12,7 +12,7 @@ import numpy as np
 from vica_jax.data.example import Example, collate
 from vica_jax.decode.assistant import Assistant, media_of
 from vica_jax.decode.generate import begin, decode, encode, prefill, text_of
-from vica_jax.decode.settings import AnswerSettings, make_sampling
+from vica_jax.decode.settings import AnswerSettings
 from vica_jax.models.config import HieraConfig
 from vica_jax.models.hiera import Hiera, hiera_pixels
 from vica_jax.models.vica import Vica
@@ -92,13 +92,7 @@ class Subject:
     ) -> np.ndarray:
         """Greedy ids int32 ``[B,count]``; ``change`` are fields of ``Sampling``."""
         vocab = self.cfg.llm.vocab_size
-        sampling = make_sampling(
-            self.assistant.generation_config,
-            self.assistant.hf_config,
-            self.assistant.tokenizer,
-            AnswerSettings(repetition_penalty=1.0),
-            vocab,
-        )
+        sampling = self.assistant.sampling(AnswerSettings(repetition_penalty=1.0))
         if full_vocab:
             change["vocab_limit"] = vocab
         sampling = replace(sampling, **change)

@@ -20,11 +20,11 @@ from vica_jax.eval.question import Benchmark
 from vica_jax.eval.results import Results
 from vica_jax.eval.sweep_grid import Point, Ratio
 from vica_jax.eval.timing import STEPS, Timing, read_timing
+from vica_jax.eval.workdir import TIMING
 from vica_jax.files import replacing, write_text
 
 FORMAT = 1  # of sweep.json
 FILES = ("sweep.md", "sweep.json", "sweep.png")
-TIMING = "timing.jsonl"  # the runner's, in a row's folder
 DONE, NOT_RUN, FAILED, WAITING = "done", "not run", "failed", "waiting"
 PROBES = (
     "The papers' own probes of ViCA-7B on VSI-Bench (ViCA, tables 5 and 6), overall: "
@@ -124,15 +124,7 @@ def to_json(sweep: Sweep) -> dict[str, Any]:
     first = next(iter(sweep.done), None)
     return {
         "format": FORMAT,
-        "benchmark": {
-            "name": benchmark.name,
-            "subset": benchmark.subset,
-            "file": benchmark.file,
-            "revision": benchmark.revision,
-            "questions": len(benchmark.questions),
-            "videos": len(benchmark.videos),
-            "refused": len(benchmark.refused),
-        },
+        "benchmark": {**benchmark.header(), "videos": len(benchmark.videos)},
         "unit": "percent",
         "intervals": {
             "level": bootstrap.LEVEL,
