@@ -40,6 +40,9 @@ MAY_IMPORT = {
     "train.loop": "typing layout sharding config checkpoint models train",
     "eval": "typing layout sharding config checkpoint models train data decode eval",
     "world": "typing world",
+    "pretrain": (
+        "typing layout config checkpoint models train data world eval.prompts pretrain"
+    ),
     "convert": "typing layout config checkpoint models convert",
     "convert.load": (
         "typing layout config checkpoint models convert decode.assistant "
@@ -54,6 +57,7 @@ MAY_IMPORT = {
 ONLY_IN = {
     "torch": "convert.torch_peer",
     "transformers": "data.tokenizer convert.torch_peer",
+    "tokenizers": "pretrain.words",
     "orbax": "checkpoint",
     "grain": "data train",
     "decord": "data",
@@ -69,7 +73,8 @@ WITHOUT_JAX = "errors files typing layout data eval world convert configs"
 # Tables, scores and reports need numpy only; these place a model on devices or run it.
 WITH_JAX = (
     "convert.load convert.compare convert.twins eval.cases eval.embed eval.golden "
-    "eval.recipe eval.runner eval.settings eval.subject eval.sweep eval.training"
+    "eval.recipe eval.runner eval.settings eval.subject eval.sweep eval.training "
+    "world.render"
 )
 NUMPY_ONLY = "errors files typing layout"
 

@@ -21,6 +21,8 @@ from vica_jax.models.blockwise import NEG_INF, attend_rows, blockwise_with_lse
 from vica_jax.models.cache import KV
 from vica_jax.models.layers import precision_of
 
+SHORT = 2**21  # scores over the prefix, per kv head, that are held at once
+
 
 def attend_shared(
     q: jax.Array,
@@ -34,12 +36,12 @@ def attend_shared(
     Every query sees the first ``prefix_length`` prefix slots. Without ``lengths`` T ==
     S and query t sees own keys 0..t as well (a prompt after the prefix); with them T is
     1 and row b sees its first ``lengths[b]`` own keys (a decode step). Returns
-    ``[B,T,N,H]``. Not for training.
+    ``[B,T,N,H]``. Differentiable up to ``SHORT`` scores over the prefix per kv head.
     """
     B, T, N, H = q.shape
     K = prefix[0].shape[0]
     rows = q.reshape(B, T, K, N // K, H).transpose(2, 0, 1, 3, 4).reshape(K, -1, H)
-    few = lengths is not None
+    few = lengths is not None or rows.shape[1] * prefix[0].shape[1] <= SHORT
     over_prefix = _direct_rows if few else attend_rows
     out, lse = over_prefix(rows, *prefix, prefix_length)
     shared = out.reshape(K, B, T, N // K, H).transpose(1, 2, 0, 3, 4)
@@ -61,7 +63,7 @@ def attend_shared(
 def _direct_rows(
     rows: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """``attend_rows`` with all scores ``[K,R,P]`` at once: for the few of a step."""
+    """``attend_rows`` with all scores ``[K,R,P]`` at once, where they are few."""
     k, v = (x.astype(rows.dtype) for x in (k, v))
     scores = _product("KRH,KPH->KRP", rows, k) / math.sqrt(rows.shape[-1])
     scores = jnp.where(jnp.arange(k.shape[1]) < length, scores, NEG_INF)

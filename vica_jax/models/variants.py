@@ -69,6 +69,29 @@ QWEN2_TINY = Qwen2Config(
     mlp_dim=128,
     vocab_size=600,
 )
+# The model that learns on generated rooms (vica_jax.world): no published sizes.
+SIGLIP_WORLD = SiglipConfig(
+    image_size=96, patch_size=16, width=192, depth=4, num_heads=4, mlp_dim=512
+)
+HIERA_WORLD = HieraConfig(
+    image_size=96,
+    width=24,
+    num_heads=1,
+    depths=(1, 1, 3, 1),
+    global_blocks=(3,),
+    windows=(4, 4, 6, 3),
+    pos_embed_size=(4, 4),
+)
+QWEN2_WORLD = Qwen2Config(
+    width=192,
+    depth=6,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=48,
+    mlp_dim=512,
+    vocab_size=2048,
+    tie_embeddings=True,
+)
 
 
 def _dual(hiera: HieraConfig) -> VicaConfig:
@@ -91,5 +114,18 @@ VARIANTS: dict[str, VicaConfig] = {
         hiera=HIERA_TINY,
         llm=QWEN2_TINY,
         layout=make_layout(SIGLIP_TINY, HIERA_TINY),
+    ),
+    # Token ratio (8, 4, 1): eight of sixteen frames, last stage, not pooled.
+    "world": VicaConfig(
+        siglip=SIGLIP_WORLD,
+        hiera=HIERA_WORLD,
+        llm=QWEN2_WORLD,
+        layout=make_layout(
+            SIGLIP_WORLD,
+            HIERA_WORLD,
+            num_frames=16,
+            pool_stride=1,
+            context_length=4096,
+        ),
     ),
 }

@@ -1,6 +1,6 @@
 """Whether a workdir's run may go on with the settings and data given now."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +53,7 @@ def check_resumable(
             f"{record['samples']:,} samples, now {now['samples']:,}): give the same "
             "data, or another --workdir"
         )
-    before, after = dict(_flat(record["config"])), dict(_flat(now["config"]))
-    for key in sorted(before.keys() | after.keys()):
-        free = any(key == name or key.startswith(f"{name}.") for name in FREE)
-        if not free and before.get(key) != after.get(key):
-            raise RunError(
-                f"{workdir}: this run began with {key} = {before.get(key)!r}, now it "
-                f"is {after.get(key)!r}: resume with the former, or take another "
-                "--workdir"
-            )
+    check_same_settings(record["config"], now["config"], FREE, workdir)
     if record["total_steps"] != now["total_steps"] and not (
         now["config"]["max_steps"] != record["config"]["max_steps"]
         and now["config"]["optimizer"]["schedule"] == "constant"
@@ -71,6 +63,24 @@ def check_resumable(
             f"be {now['total_steps']}, with another schedule: resume with the same "
             "max_steps, or take another --workdir"
         )
+
+
+def check_same_settings(
+    began: Mapping[str, Any], now: Mapping[str, Any], free: Sequence[str], workdir: Path
+) -> None:
+    """Raise RunError where a setting has changed that is not ``free`` to change.
+
+    Settings are nested; a name in ``free`` frees what is below it too.
+    """
+    before, after = dict(_flat(began)), dict(_flat(now))
+    for key in sorted(before.keys() | after.keys()):
+        may = any(key == name or key.startswith(f"{name}.") for name in free)
+        if not may and before.get(key) != after.get(key):
+            raise RunError(
+                f"{workdir}: this run began with {key} = {before.get(key)!r}, now it "
+                f"is {after.get(key)!r}: resume with the former, or take another "
+                "--workdir"
+            )
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

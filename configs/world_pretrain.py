@@ -1,0 +1,68 @@
+"""The world's small ViCA2 from nothing: every part learns on generated rooms.
+
+    python -m scripts.pretrain_world --config=configs/world_pretrain.py \\
+        --workdir=runs/world_pretrain
+
+No data is needed: rooms are made while it runs. Stop it at any time; the same command
+goes on. ``:smoke`` is a minute of it, at the same sizes. The four stages follow
+(``configs/vica2_stage1_align.py:small`` and on); docs/world.md has all commands.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.common import Config
+
+
+def get_config(arg: str | None = None) -> Config:
+    config = ConfigDict(
+        {
+            "name": "world_pretrain",
+            "variant": "world",
+            "room_seed": 1,
+            "seed": 0,
+            "steps": 6000,
+            "encoder_steps": 400,
+            "batch_size": 4,
+            "encoder_batch_size": 4,
+            "film_wh": (192, 144),
+            "groups": ((10, 28), (6, 60)),
+            "num_workers": 1,
+            "tokenizer": {"vocab_size": 2048, "rooms": 600, "seed": 1000},
+            "objective": {"place_layer": 2, "mention_layer": 4},
+            "optimizer": {
+                "rates": {"base": 1e-3},
+                "schedule": "cosine",
+                "warmup_ratio": 0.02,
+                "b1": 0.9,
+                "b2": 0.98,
+                "weight_decay": 0.01,
+                "clip_norm": 1.0,
+            },
+            "checkpoint": {
+                "every": 0.02,
+                "every_steps": 0,
+                "keep_last": 2,
+                "keep_every": 0.0,
+            },
+            "log": {
+                "line_every": 50,
+                "tensorboard": False,
+                "wandb_project": "",
+                "peak_tflops": 0.0,
+                "progress": True,
+            },
+        }
+    )
+    if arg not in (None, "", "smoke"):
+        raise ValueError(f"world_pretrain: no variant {arg!r}: take smoke")
+    if arg:
+        smoke(config)
+    return config
+
+
+def smoke(config: Config) -> None:
+    config.steps = 12
+    config.encoder_steps = 6
+    config.batch_size = config.encoder_batch_size = 1
+    config.tokenizer.rooms = 60
+    config.checkpoint.every_steps = 4

@@ -1,0 +1,47 @@
+"""A model and settings so small that training on rooms takes seconds."""
+
+from dataclasses import replace
+
+from tests import micro
+from vica_jax.models.config import SiglipConfig, VicaConfig, make_layout
+from vica_jax.pretrain.settings import (
+    ObjectiveSettings,
+    PretrainSettings,
+    TokenizerSettings,
+)
+from vica_jax.train.settings import (
+    CheckpointSettings,
+    LogSettings,
+    OptimizerSettings,
+)
+
+VOCAB = 640
+SIGLIP = SiglipConfig(
+    image_size=56, patch_size=14, width=16, depth=2, num_heads=2, mlp_dim=32
+)
+CFG = VicaConfig(
+    siglip=SIGLIP,
+    hiera=micro.HIERA,
+    llm=replace(micro.LLM, vocab_size=VOCAB, depth=2),
+    layout=make_layout(
+        SIGLIP, micro.HIERA, output_stage=2, num_frames=4, context_length=512
+    ),
+)
+SETTINGS = PretrainSettings(
+    name="small_rooms",
+    variant="world",
+    room_seed=5,
+    seed=0,
+    steps=4,
+    encoder_steps=2,
+    batch_size=1,
+    encoder_batch_size=2,
+    film_wh=(48, 36),
+    groups=((3, 48), (2, 96)),
+    tokenizer=TokenizerSettings(vocab_size=VOCAB, rooms=12, seed=9),
+    objective=ObjectiveSettings(place_layer=1, mention_layer=1),
+    optimizer=OptimizerSettings(rates={"base": 1e-3}),
+    num_workers=2,
+    checkpoint=CheckpointSettings(every_steps=3),
+    log=LogSettings(tensorboard=False, progress=False),
+)

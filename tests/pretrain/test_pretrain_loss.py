@@ -1,0 +1,159 @@
+"""The objective against a plain forward pass of film and question in one row."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.pretrain.small_rooms import CFG
+from vica_jax.models.vica import Vica, init_vica
+from vica_jax.pretrain.loss import (
+    Objective,
+    film_places,
+    init_heads,
+    objective_loss,
+)
+
+BEFORE = (5, 6, 7)
+OBJECTIVE = Objective(before=BEFORE, num_categories=3, place_layer=1, mention_layer=1)
+F, T = 4, 12
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(0)
+
+    def questions(count, length):
+        answers = np.full((2, count, length), -1)
+        answers[:, :, 4:6] = rng.integers(0, 90, (2, count, 2))
+        mentioned = rng.integers(-1, 3, (2, count, length))
+        tokens = rng.integers(0, 90, (2, count, length))
+        return tokens, answers, mentioned
+
+    arrays = {}
+    for k, size in enumerate(((2, T), (1, T + 6))):
+        names = (f"questions/{k}", f"answers/{k}", f"mentioned/{k}")
+        arrays |= dict(zip(names, questions(*size), strict=True))
+    cells = rng.random((2, F, 2, 2, 3, 4)).astype(np.float32)
+    cells[..., 0] = cells[..., 0] > 0.5
+    mentions = rng.random((2, 3, 7)).astype(np.float32)
+    mentions[..., [0, 2]] = mentions[..., [0, 2]] > 0.3
+    arrays |= {
+        "frames": rng.integers(0, 255, (2, F, 56, 56, 3)).astype(np.uint8),
+        "hiera_frames": rng.integers(0, 255, (2, 2, 36, 48, 3)).astype(np.uint8),
+        "hiera_frame_sizes": np.full((2, 2), (36, 48)),
+        "cells": cells,
+        "places": cells[..., :3],
+        "poses": rng.random((2, F, 6)).astype(np.float32),
+        "mentions": mentions,
+    }
+    return {name: jnp.asarray(array) for name, array in arrays.items()}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Vica(CFG, jnp.float32)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return init_vica(CFG, jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def heads():
+    return init_heads(OBJECTIVE, CFG.llm.width, jax.random.key(1))
+
+
+@pytest.fixture(scope="module")
+def result(model, params, heads, batch):
+    def loss(params, heads):
+        return objective_loss(
+            model, OBJECTIVE, params, heads, batch, with_questions=True
+        )
+
+    step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+    return jax.device_get(step(params, heads))
+
+
+def test_answers_cost_what_they_cost_in_rows_of_their_own(model, params, batch, result):
+    layout = CFG.layout
+    rows = layout.video_rows(layout.bank(frames=F, hiera_frames=2), F)
+    before = len(BEFORE) + len(rows)
+    total, count = 0.0, 0
+
+    @jax.jit
+    def logits(tokens, film):
+        plain = {
+            "tokens": tokens[None],
+            "visual_index": jnp.array(
+                [[-1] * len(BEFORE) + rows.tolist() + [-1] * (len(tokens) - before)]
+            ),
+            "lengths": jnp.array([len(tokens)]),
+            **film,
+        }
+        return model.apply({"params": params}, plain)[0]
+
+    for k in range(2):
+        tokens, answers = batch[f"questions/{k}"], batch[f"answers/{k}"]
+        for b, q in np.ndindex(tokens.shape[:2]):
+            film = {
+                name: batch[name][b : b + 1]
+                for name in ("frames", "hiera_frames", "hiera_frame_sizes")
+            }
+            row = np.concatenate([BEFORE, np.zeros(len(rows), int), tokens[b, q]])
+            logp = jax.nn.log_softmax(logits(jnp.asarray(row), film))
+            at = np.flatnonzero(answers[b, q] >= 0)
+            total -= np.mean([logp[before + t, answers[b, q, t]] for t in at])
+            count += 1
+    (_, parts), _ = result
+    assert parts["answers"] == pytest.approx(total / count, rel=1e-5)
+
+
+def test_every_part_of_the_model_and_every_head_learns(result):
+    (loss, parts), (grads, heads) = result
+    assert np.isfinite(loss) and all(np.isfinite(x) for x in parts.values())
+    still = [
+        jax.tree_util.keystr(path)
+        for path, leaf in jax.tree_util.tree_leaves_with_path((grads, heads))
+        if not np.abs(leaf).max() > 0
+    ]
+    # Nothing reads SigLIP's last norm; a key's bias shifts all scores of a query alike.
+    assert all("post_norm" in path or "k_proj" in path for path in still), still
+
+
+def test_encoders_alone_touch_neither_language_model_nor_its_heads(
+    model, params, heads, batch
+):
+    def loss(params, heads):
+        return objective_loss(
+            model, OBJECTIVE, params, heads, batch, with_questions=False
+        )
+
+    step = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
+    (grads, of_heads), parts = step(params, heads)
+    assert set(parts) == {
+        "siglip_cells",
+        "hiera_cells",
+        "siglip_cell_error",
+        "hiera_cell_error",
+    }
+    assert not any(np.abs(x).max() for x in jax.tree.leaves(grads["llm"]))
+    assert not any(np.abs(x).max() for x in jax.tree.leaves(of_heads["mentions"]))
+    assert all(np.abs(x).max() for x in jax.tree.leaves(of_heads["hiera_cells"]))
+
+
+def test_film_places_are_the_tokens_that_are_no_newline():
+    layout = CFG.layout
+    at, frame, cell = film_places(layout, F)
+    offsets = layout.bank(frames=F, hiera_frames=2)
+    rows = layout.video_rows(offsets, F)
+    assert sorted(at) == np.flatnonzero(rows != 0).tolist()
+    side = layout.siglip_pooled_grid**2
+    for place, f, c in zip(at, frame, cell, strict=True):
+        row = rows[place]
+        if row < offsets.hiera_frames:
+            assert row == offsets.frames + f * side + c
+        else:
+            own = layout.hiera_pooled_grid**2
+            assert row == offsets.hiera_frames + f // layout.frame_stride * own + c

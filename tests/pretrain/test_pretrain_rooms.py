@@ -1,0 +1,167 @@
+import math
+
+import numpy as np
+import pytest
+
+from tests.pretrain.small_rooms import CFG, SETTINGS
+from vica_jax.pretrain.rooms import (
+    CATEGORIES,
+    LEAST_SEEN,
+    NAMES,
+    PROFILES,
+    RoomMaker,
+    RoomShape,
+    asked_as,
+    count_pixels,
+    film_room,
+    question_texts,
+    spread,
+)
+from vica_jax.pretrain.targets import (
+    FAR,
+    SEEN_SHARE,
+    cell_targets,
+    mention_targets,
+    pose_targets,
+)
+from vica_jax.pretrain.words import TURN_END, name_ids, train_tokenizer
+from vica_jax.world.camera import Camera
+from vica_jax.world.render import Renderer
+
+SHAPE = RoomShape(
+    layout=CFG.layout,
+    width=SETTINGS.film_wh[0],
+    height=SETTINGS.film_wh[1],
+    groups=SETTINGS.groups,
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    names = [spelling for spellings in NAMES for spelling in spellings]
+    return train_tokenizer(question_texts(9, range(12)), names, 640)
+
+
+@pytest.fixture(scope="module")
+def renderer():
+    return Renderer(Camera(width=SHAPE.width, height=SHAPE.height))
+
+
+@pytest.fixture(scope="module")
+def room(renderer):
+    return film_room(renderer, 5, 3, 4)
+
+
+def test_cells_show_what_the_ids_say(room):
+    side = 2
+    cells, places = cell_targets(room.scene, room.walk, room.ids, side, CATEGORIES)
+    assert cells.shape == (4, side, side, len(CATEGORIES), 4)
+    height, width = room.ids.shape[1:]
+    seen = 0
+    for frame, row, column, number in np.ndindex(cells.shape[:4]):
+        part = room.ids[frame][
+            row * height // side : (row + 1) * height // side,
+            column * width // side : (column + 1) * width // side,
+        ]
+        own = [
+            (int((part == k).sum()), -k)
+            for k, box in enumerate(room.scene.boxes)
+            if box.category == CATEGORIES[number]
+        ]
+        pixels, which = max(own, default=(0, 0))
+        expected = pixels >= SEEN_SHARE * part.size and bool(own)
+        assert cells[frame, row, column, number, 0] == expected
+        if not expected:
+            continue
+        seen += 1
+        box = room.scene.boxes[-which]
+        gap = box.centre - room.walk.positions[frame]
+        turned = complex(gap[0], gap[1]) * np.exp(-1j * room.walk.yaws[frame])
+        np.testing.assert_allclose(
+            cells[frame, row, column, number, 1:],
+            [turned.real / FAR, turned.imag / FAR, box.size.max()],
+            atol=1e-5,
+        )
+        np.testing.assert_allclose(
+            places[frame, row, column, number, 1:], box.centre[:2] / FAR, atol=1e-6
+        )
+    assert seen > 5
+
+
+def test_poses_say_where_the_camera_is(room):
+    poses = pose_targets(room.scene, room.walk)
+    np.testing.assert_allclose(poses[:, :2] * FAR, room.walk.positions[:, :2], 1e-5)
+    np.testing.assert_allclose(np.hypot(poses[:, 2], poses[:, 3]), 1, 1e-5)
+    sides = np.ptp(room.scene.outline, axis=0)
+    np.testing.assert_allclose(poses[0, 4:] * FAR * 2, sides, 1e-5)
+
+
+def test_mentions_hold_only_what_is_true_of_the_category(room):
+    shares = {"chair": 0.25}
+    targets = mention_targets(room.scene, shares, CATEGORIES)
+    for number, category in enumerate(CATEGORIES):
+        boxes = room.scene.of(category)
+        assert targets[number, 0] == bool(boxes)
+        assert targets[number, 1] == len(boxes)
+        assert targets[number, 2] == (len(boxes) == 1)
+        first = shares.get(category, 1.0) if boxes else 1.0
+        assert targets[number, 6] == pytest.approx(first)
+        if len(boxes) == 1:
+            assert targets[number, 5] == pytest.approx(boxes[0].size.max(), 1e-5)
+
+
+def test_first_seen_is_the_first_frame_with_enough_pixels(room):
+    pixels = count_pixels(room.ids, len(room.scene.boxes))
+    for k in range(len(room.scene.boxes)):
+        assert pixels[:, k].tolist() == [int((ids == k).sum()) for ids in room.ids]
+    for category, seconds in room.scene.first_seen.items():
+        own = [k for k, b in enumerate(room.scene.boxes) if b.category == category]
+        shown = pixels[:, own].max(1) >= LEAST_SEEN
+        taken = np.linspace(0, round(room.seconds * 10) - 1, 4).astype(int) / 10
+        assert seconds == pytest.approx(taken[shown.argmax()])
+
+
+def test_questions_fill_rows_with_answers_that_can_be_read(tokenizer, renderer, room):
+    maker = RoomMaker(SHAPE, tokenizer, name_ids(tokenizer, NAMES))
+    arrays = maker.make(5, 3)
+    for name, value in maker.make(5, 3).items():
+        np.testing.assert_array_equal(value, arrays[name])
+    truths = {q.answer for q in room.questions}
+    truths |= {q.text_answer for q in room.questions}
+    filled = 0
+    for k, (count, length) in enumerate(SHAPE.groups):
+        tokens, answers = arrays[f"questions/{k}"], arrays[f"answers/{k}"]
+        named = arrays[f"mentioned/{k}"]
+        assert tokens.shape == answers.shape == named.shape == (count, length)
+        for row in range(count):
+            at = np.flatnonzero(answers[row] >= 0)
+            if not len(at):
+                continue
+            filled += 1
+            np.testing.assert_array_equal(answers[row, at], tokens[row, at + 1])
+            text = tokenizer.decode(
+                answers[row, at].tolist(), skip_special_tokens=False
+            )
+            assert text.endswith(TURN_END)
+            assert text.removesuffix(TURN_END) in truths
+            assert named[row].max() < len(CATEGORIES)
+            assert (named[row, at[0] + 1 :] == -1).all()  # never in the answer
+    assert filled >= 3
+    assert arrays["frames"].shape == (4, 56, 56, 3)
+    np.testing.assert_array_equal(arrays["hiera_frames"], room.rgb[::2])
+
+
+def test_every_task_has_its_turn_before_one_has_a_second(room):
+    order = spread(room.questions, np.random.default_rng(0))
+    assert sorted(map(id, order)) == sorted(map(id, room.questions))
+    tasks = len({q.task for q in order})
+    assert len({q.task for q in order[:tasks]}) == tasks
+
+
+def test_benchmark_prompts_and_own_wordings_both_occur(room):
+    rng = np.random.default_rng(0)
+    texts = [asked_as(q, rng).text for q in room.questions * 5]
+    of_benchmark = sum("These are frames of a video." in text for text in texts)
+    assert 0.3 < of_benchmark / len(texts) < 0.9
+    assert sum(PROFILES.values()) < 1 and not any("<image>" in text for text in texts)
+    assert math.isfinite(of_benchmark)

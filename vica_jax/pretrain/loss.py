@@ -1,0 +1,282 @@
+"""The objective: answers to many questions per film, and auxiliary losses on the way.
+
+A film is encoded and prefilled once; its questions follow it side by side, each seeing
+the film and itself, as in a ``VideoSession``. Linear heads, which are thrown away
+afterwards, read off what the model should know at three places:
+
+* projected tokens of both encoders: which categories a cell shows, and where those are
+  as seen from the camera;
+* the language model's film tokens after ``place_layer`` layers: where they are in the
+  room, and the camera's pose;
+* its question tokens that name a category, after ``mention_layer`` layers: how many
+  there are of it, where, how large, and when they are first seen.
+
+Axes: B films, F frames, P film tokens, Q questions, T question tokens, C categories.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vica_jax.models.cache import Prefix
+from vica_jax.models.vica import Vica
+from vica_jax.pretrain.targets import CELL, MENTION, PLACE, POSE
+from vica_jax.train.loss import cross_entropy
+from vica_jax.typing import Params
+
+Arrays = dict[str, jax.Array]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What is asked, and how much each part weighs.
+
+    ``before`` are the tokens in front of every film.
+    """
+
+    before: tuple[int, ...]
+    num_categories: int
+    place_layer: int
+    mention_layer: int
+    cell_weight: float = 1.0
+    place_weight: float = 1.0
+    mention_weight: float = 1.0
+    answer_weight: float = 1.0
+
+
+def init_heads(objective: Objective, width: int, key: jax.Array) -> Params:
+    """Fresh linear heads: ``{name: {kernel [D,n], bias [n]}}``."""
+    C = objective.num_categories
+    sizes = {
+        "siglip_cells": C * CELL,
+        "hiera_cells": C * CELL,
+        "places": C * PLACE,
+        "poses": POSE,
+        "mentions": MENTION,
+    }
+    keys = jax.random.split(key, len(sizes))
+    heads = {}
+    for (name, size), own in zip(sizes.items(), keys, strict=True):
+        kernel = jax.random.normal(own, (width, size), jnp.float32) * width**-0.5
+        heads[name] = {"kernel": kernel, "bias": jnp.zeros(size, jnp.float32)}
+    return heads
+
+
+def objective_loss(
+    model: Vica,
+    objective: Objective,
+    params: Params,
+    heads: Params,
+    batch: Arrays,
+    *,
+    with_questions: bool,
+) -> tuple[jax.Array, Arrays]:
+    """The loss of a batch and its parts (``pretrain.rooms`` says what is in one)."""
+    bank = _apply(model, params, batch, method="visual_bank")
+    parts = _cell_parts(model, heads, bank, batch)
+    total = objective.cell_weight * (parts["siglip_cells"] + parts["hiera_cells"])
+    if with_questions:
+        kv, outputs = _prefill(model, objective, params, bank, batch)
+        film = outputs[objective.place_layer - 1][:, len(objective.before) :]
+        parts |= _place_parts(model, heads, film, batch)
+        parts |= _question_parts(model, objective, params, heads, kv, batch)
+        total += objective.place_weight * (parts["places"] + parts["poses"])
+        total += objective.mention_weight * parts["mentions"]
+        total += objective.answer_weight * parts["answers"]
+    return total, parts
+
+
+def _apply(model: Vica, params: Params, *inputs: Any, method: Any) -> Any:
+    return model.apply({"params": params}, *inputs, method=method)
+
+
+def _head(heads: Params, name: str, x: jax.Array) -> jax.Array:
+    return x.astype(jnp.float32) @ heads[name]["kernel"] + heads[name]["bias"]
+
+
+def _seen_loss(logits: jax.Array, seen: jax.Array) -> jax.Array:
+    """Cross-entropy of yes or no, the mean over everything but categories, summed."""
+    losses = jnp.logaddexp(0.0, logits) - logits * seen
+    return losses.mean(range(losses.ndim - 1)).sum()
+
+
+def _where(values: jax.Array, targets: jax.Array, seen: jax.Array) -> jax.Array:
+    """Mean absolute error where seen, summed over the numbers of one thing."""
+    errors = jnp.abs(values - targets).sum(-1) * seen
+    return errors.sum() / jnp.maximum(seen.sum(), 1)
+
+
+# ------------------------------------------------------------------------- encoders
+def _cell_parts(model: Vica, heads: Params, bank: jax.Array, batch: Arrays) -> Arrays:
+    layout = model.cfg.layout
+    offsets = layout.bank(
+        frames=batch["frames"].shape[1],
+        hiera_frames=batch["hiera_frames"].shape[1],
+    )
+    streams = {
+        "siglip_cells": (offsets.frames, offsets.views, batch["cells"]),
+        "hiera_cells": (
+            offsets.hiera_frames,
+            offsets.hiera_images,
+            batch["cells"][:, :: layout.frame_stride],
+        ),
+    }
+    parts = {}
+    for name, (start, stop, targets) in streams.items():
+        values = _head(heads, name, bank[:, start:stop]).reshape(targets.shape)
+        seen = targets[..., 0]
+        where = _where(values[..., 1:], targets[..., 1:], seen)
+        parts[name] = _seen_loss(values[..., 0], seen) + where
+        parts[name.replace("cells", "cell_error")] = where
+    return parts
+
+
+# ------------------------------------------------------------------- language model
+def _prefill(
+    model: Vica, objective: Objective, params: Params, bank: jax.Array, batch: Arrays
+):
+    """Keys and values per layer, and every layer's output, of what all rows share."""
+    layout, num_frames = model.cfg.layout, batch["frames"].shape[1]
+    offsets = layout.bank(
+        frames=num_frames, hiera_frames=layout.num_hiera_frames(num_frames)
+    )
+    rows = layout.video_rows(offsets, num_frames)
+
+    def run(module: Vica, bank: jax.Array):
+        B = bank.shape[0]
+        text = module.llm.embed(jnp.array([objective.before]))
+        text = jnp.broadcast_to(text, (B, *text.shape[1:]))
+        x = jnp.concatenate([text, bank[:, rows]], axis=1)
+        positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
+        return module.llm(x, positions)[1]
+
+    kv, sown = model.apply(
+        {"params": params}, bank, method=run, mutable=["intermediates"]
+    )
+    layers = sown["intermediates"]["llm"]["layers"]
+    return kv, [layers[str(i)]["output"][0] for i in range(len(layers))]
+
+
+def _place_parts(model: Vica, heads: Params, film: jax.Array, batch: Arrays) -> Arrays:
+    layout = model.cfg.layout
+    at, frame, cell = film_places(layout, batch["frames"].shape[1])
+    film = film[:, at]
+    places = batch["places"]
+    places = places.reshape(*places.shape[:2], -1, *places.shape[4:])
+    targets = places[:, frame, cell]
+    values = _head(heads, "places", film).reshape(targets.shape)
+    where = _where(values[..., 1:], targets[..., 1:], targets[..., 0])
+    poses = batch["poses"][:, frame]
+    gaps = jnp.abs(_head(heads, "poses", film) - poses)
+    seen = _seen_loss(values[..., 0], targets[..., 0])
+    return {
+        "places": seen + where,
+        "poses": gaps.mean((0, 1)).sum(),
+        "place_error": where,
+        "pose_error": gaps[..., :2].mean(),
+    }
+
+
+def film_places(layout, num_frames: int):
+    """Positions among a film's tokens that are no newline, with frame and cell."""
+    parts, start = [], 0
+    for side, frames, stride in (
+        (layout.siglip_pooled_grid, num_frames, 1),
+        (
+            layout.hiera_pooled_grid,
+            layout.num_hiera_frames(num_frames),
+            layout.frame_stride,
+        ),
+    ):
+        f, r, c = np.meshgrid(
+            np.arange(frames), np.arange(side), np.arange(side), indexing="ij"
+        )
+        at = start + (f * side + r) * (side + 1) + c
+        parts.append((at.ravel(), (f * stride).ravel(), (r * side + c).ravel()))
+        start += frames * side * (side + 1)
+    at, frame, cell = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return at, frame, cell
+
+
+def _question_parts(
+    model: Vica, objective: Objective, params: Params, heads: Params, kv, batch: Arrays
+) -> Arrays:
+    """Losses at the questions' tokens, all groups together."""
+    sums: dict[str, jax.Array] = {}
+    for k in range(sum(name.startswith("questions/") for name in batch)):
+        group = {
+            name: batch[f"{name}/{k}"] for name in ("questions", "answers", "mentioned")
+        }
+        group["mentions"] = batch["mentions"]
+        more = _group_sums(model, objective, params, heads, kv, group)
+        sums = {name: sums.get(name, 0.0) + value for name, value in more.items()}
+
+    def mean(name, count):
+        return sums[name] / jnp.maximum(sums[count], 1)
+
+    parts = {
+        "answers": mean("nll", "answers"),
+        "count_error": mean("count", "there"),
+        "where_error": mean("where", "alone"),
+        "size_error": mean("size", "alone"),
+        "when_error": mean("when", "there"),
+    }
+    parts["mentions"] = (
+        parts["count_error"]
+        + 2 * parts["where_error"]
+        + parts["size_error"]
+        + 2 * parts["when_error"]
+    )
+    return parts
+
+
+def _group_sums(
+    model: Vica, objective: Objective, params: Params, heads: Params, kv, group: Arrays
+) -> Arrays:
+    """Sums over rows ``[B,Q,T]`` that follow the films whose ``kv`` are given."""
+
+    def ask(kv, tokens):
+        layers = [(k.swapaxes(0, 1), v.swapaxes(0, 1)) for k, v in kv]
+        length = jnp.asarray(kv[0][0].shape[0], jnp.int32)
+
+        def run(module: Vica, tokens: jax.Array):
+            x = module.llm.embed(tokens)
+            positions = jnp.broadcast_to(length + jnp.arange(x.shape[1]), x.shape[:2])
+            hidden, _ = module.llm(x, positions, prefix=Prefix(layers, length))
+            return module.llm.final_norm(hidden)
+
+        hidden, sown = model.apply(
+            {"params": params}, tokens, method=run, mutable=["intermediates"]
+        )
+        outputs = sown["intermediates"]["llm"]["layers"]
+        return hidden, outputs[str(objective.mention_layer - 1)]["output"][0]
+
+    hidden, middle = jax.vmap(ask)(kv, group["questions"])
+    kernel = _apply(model, params, method=lambda module: module.llm.output_kernel())
+    targets = group["answers"]
+    B, Q, T, D = hidden.shape
+    flat = hidden.reshape(B * Q, T, D), targets.reshape(B * Q, T)
+    nll = cross_entropy(flat[0], kernel, jnp.maximum(flat[1], 0)).reshape(B, Q, T)
+    learned = (targets >= 0).astype(jnp.float32)
+    named = group["mentioned"]
+    which = jnp.maximum(named, 0).reshape(B, Q * T, 1)
+    asked = jnp.take_along_axis(group["mentions"], which, axis=1)
+    asked = asked.reshape(B, Q, T, MENTION)
+    gaps = jnp.abs(_head(heads, "mentions", middle) - asked)
+    there = (named >= 0) * asked[..., 0]
+    alone = (named >= 0) * asked[..., 2]
+    tokens = learned.sum(-1)
+    nll = (nll * learned).sum(-1) / jnp.maximum(tokens, 1)  # answers count alike
+    return {
+        "nll": nll.sum(),
+        "answers": (tokens > 0).astype(jnp.float32).sum(),
+        "there": there.sum(),
+        "alone": alone.sum(),
+        "count": (gaps[..., 1] * there).sum(),
+        "where": (gaps[..., 3:5].sum(-1) * alone).sum(),
+        "size": (gaps[..., 5] * alone).sum(),
+        "when": (gaps[..., 6] * there).sum(),
+    }

@@ -1,0 +1,211 @@
+"""A generated room as the arrays of one training example.
+
+Nothing is read or written: a room's number decides its scene, walk, frames, questions
+and targets, so a run is resumed by a counter and never sees a room twice.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vica_jax.data.conversation import SYSTEM
+from vica_jax.data.pixels import resize_siglip
+from vica_jax.eval.prompts import user_turn
+from vica_jax.layout import VisualLayout
+from vica_jax.pretrain.targets import cell_targets, mention_targets, pose_targets
+from vica_jax.pretrain.words import TURN, TURN_END
+from vica_jax.world.asking import ask_all
+from vica_jax.world.camera import Camera
+from vica_jax.world.catalogue import CATALOGUE, plural
+from vica_jax.world.generate import make_scene
+from vica_jax.world.question import IMAGE, Question
+from vica_jax.world.render import Renderer
+from vica_jax.world.scene import Scene, SceneError
+from vica_jax.world.walk import Walk, make_walk
+
+WALK, ASK, PHRASE = range(100, 103)  # of random streams
+CATEGORIES = tuple(CATALOGUE)
+NAMES = tuple((name, plural(name)) for name in CATEGORIES)
+LEAST_SEEN = 40  # pixels of a frame from which a thing counts as seen
+# How often a question is asked in a benchmark's prompt; the rest is ViCA-322K's form.
+PROFILES = {"vica_readme": 0.5, "official": 0.15}
+BEFORE = f"{TURN}system\n{SYSTEM}{TURN_END}\n{TURN}user\n"
+AFTER = f"{TURN_END}\n{TURN}assistant\n"
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What stands after the film, and the answer that is to be learned."""
+
+    text: str
+    answer: str
+
+
+def asked_as(question: Question, rng: np.random.Generator) -> Asked:
+    """One wording of a question: ViCA-322K's, or one of VSI-Bench's two prompts."""
+    shares = [*PROFILES.values(), 1 - sum(PROFILES.values())]
+    profile = [*PROFILES, None][int(rng.choice(len(shares), p=shares))]
+    if profile is None or not question.in_vsi_bench:
+        text, answer = question.human_turn(), question.text_answer
+    else:
+        text, answer = user_turn(profile, question.vsi_row(0)), question.answer
+    return Asked(text=text.removeprefix(IMAGE), answer=answer)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoomShape:
+    """Sizes of an example: frames by the layout, the film's ``width`` and ``height``
+    in pixels, and ``groups`` of questions: (how many, tokens at most), shorter first.
+    """
+
+    layout: VisualLayout
+    width: int
+    height: int
+    groups: tuple[tuple[int, int], ...]
+
+
+class RoomMaker:
+    """Makes examples by number; holds a renderer, a tokenizer and the sizes."""
+
+    def __init__(self, shape: RoomShape, tokenizer: Any, named: Mapping[int, int]):
+        self.shape, self.tokenizer, self.named = shape, tokenizer, named
+        self.renderer = Renderer(Camera(width=shape.width, height=shape.height))
+
+    def make(self, seed: int, number: int) -> Arrays:
+        """The example's arrays (``pretrain.loss`` reads them)."""
+        layout = self.shape.layout
+        room = film_room(self.renderer, seed, number, layout.num_frames)
+        side = layout.siglip_pooled_grid
+        targets = cell_targets(room.scene, room.walk, room.ids, side, CATEGORIES)
+        rng = np.random.default_rng([seed, PHRASE, number])
+        arrays = self._ask(room, rng)
+        arrays["frames"] = resize_siglip(room.rgb, layout.siglip_image_size)
+        arrays["hiera_frames"] = room.rgb[:: layout.frame_stride]
+        arrays["hiera_frame_sizes"] = np.array(room.rgb.shape[1:3], np.int32)
+        arrays["cells"], arrays["places"] = targets
+        arrays["poses"] = pose_targets(room.scene, room.walk)
+        shares = {
+            name: seconds / max(room.seconds, 1e-6)
+            for name, seconds in (room.scene.first_seen or {}).items()
+        }
+        arrays["mentions"] = mention_targets(room.scene, shares, CATEGORIES)
+        return arrays
+
+    def _ask(self, room: "Room", rng: np.random.Generator) -> Arrays:
+        """Rows ``name/k [count,length]`` of each group, filled with what fits."""
+        groups = self.shape.groups
+        arrays = {
+            f"{name}/{k}": np.full(size, fill, np.int32)
+            for name, fill in (("questions", 0), ("answers", -1), ("mentioned", -1))
+            for k, size in enumerate(groups)
+        }
+        filled = [0] * len(groups)
+        for question in spread(room.questions, rng):
+            if filled == [count for count, _ in groups]:
+                break
+            asked = asked_as(question, rng)
+            before = self._encode(f"{asked.text}{AFTER}")
+            answer = self._encode(f"{asked.answer}{TURN_END}")
+            start, stop = len(before), len(before) + len(answer)
+            for k, (count, length) in enumerate(groups):
+                if stop > length or filled[k] == count:
+                    continue
+                row = filled[k]
+                arrays[f"questions/{k}"][row, :stop] = [*before, *answer]
+                arrays[f"answers/{k}"][row, start - 1 : stop - 1] = answer
+                named = [self.named.get(token, -1) for token in before]
+                arrays[f"mentioned/{k}"][row, :start] = named
+                filled[k] += 1
+                break
+        return arrays
+
+    def _encode(self, text: str) -> list[int]:
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        return getattr(ids, "ids", ids)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Room:
+    """A filmed room: scene with what was seen when, the walk's sampled poses, frames
+    ``uint8[F,H,W,3]``, ids ``int16[F,H,W]``, the film's length and its questions."""
+
+    scene: Scene
+    walk: Walk
+    rgb: np.ndarray
+    ids: np.ndarray
+    seconds: float
+    questions: list[Question]
+
+
+def film_room(renderer: Renderer, seed: int, number: int, frames: int) -> Room:
+    """The room of that number, seen in ``frames`` uniform frames of its walk."""
+    scene = make_scene(seed, number)
+    walk = make_walk(scene, np.random.default_rng([seed, WALK, number]))
+    seconds = len(walk) / walk.rate
+    taken = np.linspace(0, len(walk) - 1, frames).astype(int)
+    walk = walk.at(taken)
+    rgb, ids = renderer.render(scene, walk.positions, walk.yaws, walk.pitches)
+    pixels = count_pixels(ids, len(scene.boxes))
+    seen: dict[str, float] = {}
+    for column, box in enumerate(scene.boxes):
+        frames_seen = np.flatnonzero(pixels[:, column] >= LEAST_SEEN)
+        if len(frames_seen):
+            at = float(taken[frames_seen[0]] / walk.rate)
+            seen[box.category] = min(at, seen.get(box.category, at))
+    hidden = np.flatnonzero(pixels.max(0) < LEAST_SEEN)
+    scene = scene.with_first_seen(seen)
+    rng = np.random.default_rng([seed, ASK, number])
+    questions = ask_all(scene, rng, hidden={int(k) for k in hidden})
+    return Room(
+        scene=scene,
+        walk=walk,
+        rgb=rgb,
+        ids=ids,
+        seconds=seconds,
+        questions=questions,
+    )
+
+
+def count_pixels(ids: np.ndarray, boxes: int) -> np.ndarray:
+    """Pixels of every box in every frame, int64 ``[F,boxes]``."""
+    frames = len(ids)
+    slot = np.arange(frames)[:, None, None] * (boxes + 1) + np.maximum(ids, -1) + 1
+    counts = np.bincount(slot.ravel(), minlength=frames * (boxes + 1))
+    return counts.reshape(frames, boxes + 1)[:, 1:]
+
+
+def spread(questions: Sequence[Question], rng: np.random.Generator) -> list[Question]:
+    """All questions, tasks taking turns in a random order."""
+    by_task: dict[str, list[Question]] = {}
+    for k in rng.permutation(len(questions)):
+        question = questions[int(k)]
+        by_task.setdefault(question.task, []).append(question)
+    order: list[Question] = []
+    while by_task:
+        tasks = sorted(by_task)
+        for k in rng.permutation(len(tasks)):
+            own = by_task[tasks[int(k)]]
+            order.append(own.pop())
+            if not own:
+                del by_task[tasks[int(k)]]
+    return order
+
+
+def question_texts(seed: int, numbers: Sequence[int]) -> list[str]:
+    """Turns of many rooms' questions without films, to train a tokenizer on."""
+    texts = []
+    for number in numbers:
+        scene = make_scene(seed, number)
+        seen = {name: float(at) for at, name in enumerate(scene.categories)}
+        rng = np.random.default_rng([seed, ASK, number])
+        try:
+            questions = ask_all(scene.with_first_seen(seen), rng)
+        except SceneError:
+            continue
+        for question in questions:
+            asked = asked_as(question, rng)
+            texts.append(f"{BEFORE}{asked.text}{AFTER}{asked.answer}{TURN_END}\n")
+    return texts

@@ -1,0 +1,269 @@
+"""A run on generated rooms: from settings to a native checkpoint, resumable."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from vica_jax.checkpoint import CheckpointWriter, TrainingCheckpoints
+from vica_jax.config import plain
+from vica_jax.data.tokenizer import load_tokenizer
+from vica_jax.models.config import VicaConfig
+from vica_jax.models.variants import VARIANTS
+from vica_jax.models.vica import Vica, init_vica
+from vica_jax.pretrain.loss import Objective, init_heads, objective_loss
+from vica_jax.pretrain.rooms import (
+    BEFORE,
+    CATEGORIES,
+    NAMES,
+    RoomShape,
+    question_texts,
+)
+from vica_jax.pretrain.settings import PretrainSettings
+from vica_jax.pretrain.stream import RoomStream
+from vica_jax.pretrain.words import END, TURN_END, train_tokenizer, write_tokenizer
+from vica_jax.train.loop import check_finite
+from vica_jax.train.metrics import Tracker
+from vica_jax.train.optimizer import clip_by_norm, make_optimizer, make_schedule
+from vica_jax.train.partition import leaves
+from vica_jax.train.resume import check_same_settings
+from vica_jax.train.stage import RunError
+from vica_jax.train.state import TrainState
+from vica_jax.typing import Params
+
+log = logging.getLogger(__name__)
+CHECKPOINTS, EXPORT, TOKENIZER = "checkpoints", "export", "tokenizer"
+RATE = "base"
+# What may differ between a run and its resumption.
+FREE = ("num_workers", "checkpoint", "log")
+
+
+def run(
+    settings: PretrainSettings, workdir: Path, cfg: VicaConfig | None = None
+) -> Path:
+    """Train in ``workdir``, resuming what is there; returns the native checkpoint.
+
+    ``cfg`` is a model of other sizes than ``settings.variant``'s.
+
+    Raises:
+      InputError: settings, workdir or disk; one line.
+    """
+    if cfg is None:
+        if settings.variant not in VARIANTS:
+            raise RunError(
+                f"variant: {settings.variant!r} is none of {', '.join(VARIANTS)}"
+            )
+        cfg = VARIANTS[settings.variant]
+    target = workdir / EXPORT
+    tokenizer = make_tokenizer(settings, workdir / TOKENIZER)
+    before = tokenizer.encode(BEFORE, add_special_tokens=False)
+    asked = settings.objective
+    objective = Objective(
+        before=tuple(before), num_categories=len(CATEGORIES), **plain(asked)
+    )
+    schedule = make_schedule(settings.optimizer, settings.steps)
+    like = jax.eval_shape(lambda: initial_params(settings, cfg, objective))
+    groups = {path: RATE for path, _ in leaves(like)}
+    optimizer = make_optimizer(settings.optimizer, groups, schedule)
+    checkpoints = TrainingCheckpoints(
+        workdir / CHECKPOINTS,
+        keep_last=settings.checkpoint.keep_last,
+        keep_every=settings.checkpoint.keep_steps(settings.steps),
+    )
+    with checkpoints:
+        start = checkpoints.latest() or 0
+        if not start and target.exists():
+            raise RunError(
+                f"{workdir}: {EXPORT}/ is there, but no checkpoint of the run that it "
+                "came from: take another --workdir, or move it away to begin again"
+            )
+
+        def initial() -> TrainState:
+            params = initial_params(settings, cfg, objective)
+            return TrainState(
+                step=jnp.zeros((), jnp.int32),
+                params=params,
+                opt_state=optimizer.init(params),
+                rng=jax.random.key_data(jax.random.key(settings.seed)),
+            )
+
+        if start:
+            record = checkpoints.read_record(start)
+            check_same_settings(record["config"], plain(settings), FREE, workdir)
+            state = checkpoints.restore(start, _placed(jax.eval_shape(initial)))
+        else:
+            state = jax.jit(initial)()
+        state = _train(settings, cfg, objective, optimizer, state, checkpoints, workdir)
+    if not target.exists():
+        export(settings, cfg, state, tokenizer, workdir / TOKENIZER, target)
+    return target
+
+
+def make_tokenizer(settings: PretrainSettings, folder: Path) -> Any:
+    """The run's tokenizer, made where it is not there yet."""
+    if not (folder / "tokenizer_config.json").exists():
+        made = settings.tokenizer
+        texts = question_texts(made.seed, range(made.rooms))
+        names = [spelling for spellings in NAMES for spelling in spellings]
+        folder.mkdir(parents=True, exist_ok=True)
+        write_tokenizer(train_tokenizer(texts, names, made.vocab_size), folder)
+    return load_tokenizer(folder)
+
+
+def initial_params(
+    settings: PretrainSettings, cfg: VicaConfig, objective: Objective
+) -> Params:
+    """Fresh parameters ``{"model", "heads"}``."""
+    model, heads = jax.random.split(jax.random.key(settings.seed))
+    return {
+        "model": init_vica(cfg, model),
+        "heads": init_heads(objective, cfg.llm.width, heads),
+    }
+
+
+def _placed(abstract: Any) -> Any:
+    """Shapes with a sharding: all on the first device."""
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract
+    )
+
+
+def make_step(
+    settings: PretrainSettings,
+    cfg: VicaConfig,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    *,
+    with_questions: bool,
+) -> Any:
+    """The jitted ``step(state, batch) -> (state, metrics)``; state is donated."""
+    model = Vica(cfg, jnp.float32, frame_chunk=2**20)
+
+    def step(state: TrainState, batch: Any):
+        def loss_of(params):
+            return objective_loss(
+                model,
+                objective,
+                params["model"],
+                params["heads"],
+                batch,
+                with_questions=with_questions,
+            )
+
+        (loss, parts), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        grads, norm = clip_by_norm(grads, settings.optimizer.clip_norm)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        new = TrainState(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            opt_state=opt_state,
+            rng=state.rng,
+        )
+        return new, {"loss": loss, "grad_norm": norm, **parts}
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def _train(
+    settings: PretrainSettings,
+    cfg: VicaConfig,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    checkpoints: TrainingCheckpoints,
+    workdir: Path,
+) -> TrainState:
+    step = int(state.step)
+    if step >= settings.steps:
+        return state
+    width, height = settings.film_wh
+    shape = RoomShape(
+        layout=cfg.layout, width=width, height=height, groups=settings.groups
+    )
+    programs = {
+        questions: make_step(
+            settings, cfg, objective, optimizer, with_questions=questions
+        )
+        for questions in (False, True)
+    }
+    save_every = settings.checkpoint.save_steps(settings.steps)
+    tracker = Tracker(
+        workdir,
+        total_steps=settings.steps,
+        start_step=step,
+        tensorboard=settings.log.tensorboard,
+        wandb=settings.log.wandb_project,
+        progress=settings.log.progress,
+        line_every=settings.log.line_every,
+        config=plain(settings),
+    )
+    rooms = RoomStream(
+        shape,
+        workdir / TOKENIZER,
+        settings.room_seed,
+        settings.rooms_before(step),
+        settings.num_workers,
+    )
+    schedule = make_schedule(settings.optimizer, settings.steps)
+    rate = settings.optimizer.rates[RATE]
+    with tracker, rooms:
+        last = time.perf_counter()
+        while step < settings.steps:
+            questions = step >= settings.encoder_steps
+            size = settings.batch_size if questions else settings.encoder_batch_size
+            begun = time.perf_counter()
+            made = [next(rooms) for _ in range(size)]
+            wait = time.perf_counter() - begun
+            batch = {name: np.stack([room[name] for room in made]) for name in made[0]}
+            state, metrics = programs[questions](state, batch)
+            values = {name: float(x) for name, x in jax.device_get(metrics).items()}
+            now = time.perf_counter()
+            step += 1
+            values |= {
+                f"learning_rate/{RATE}": rate * float(schedule(jnp.asarray(step - 1))),
+                "examples": size,
+                "rooms": settings.rooms_before(step),
+                "step_seconds": now - last,
+                "wait_seconds": wait,
+            }
+            last = now
+            if step in (1, settings.encoder_steps + 1):
+                tracker.event(step, "compile")
+            tracker.log(step, values)
+            check_finite(step, values, checkpoints)
+            if step % save_every == 0 or step == settings.steps:
+                checkpoints.save(step, state, {"config": plain(settings)})
+                last = time.perf_counter()
+    return state
+
+
+def export(
+    settings: PretrainSettings,
+    cfg: VicaConfig,
+    state: TrainState,
+    tokenizer: Any,
+    folder: Path,
+    target: Path,
+) -> None:
+    """The model without its heads as a native checkpoint in float32."""
+    stop = tokenizer.encode(f"{TURN_END}{END}", add_special_tokens=False)
+    params = jax.device_get(state.params["model"])
+    with CheckpointWriter(target) as writer:
+        writer.write_tree(params)
+        writer.copy_tokenizer(folder)
+        writer.finish(
+            family="vica_qwen" if cfg.hiera else "llava_qwen",
+            config=cfg,
+            generation_config={"do_sample": False, "eos_token_id": stop},
+            provenance={
+                "trained": settings.name,
+                "step": settings.steps,
+                "config": plain(settings),
+            },
+        )

@@ -1,0 +1,82 @@
+"""Settings of training on generated rooms; ``configs/world_pretrain.py`` fills them."""
+
+from dataclasses import dataclass, field
+
+from vica_jax.train.settings import (
+    CheckpointSettings,
+    LogSettings,
+    OptimizerSettings,
+    SettingsError,
+    check_least,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerSettings:
+    """The tokenizer is made of the questions on ``rooms`` rooms of their own seed."""
+
+    vocab_size: int
+    rooms: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveSettings:
+    """Where in the language model the auxiliary heads read (after how many layers),
+    and what each part of the loss weighs (``pretrain.loss``)."""
+
+    place_layer: int
+    mention_layer: int
+    cell_weight: float = 1.0
+    place_weight: float = 1.0
+    mention_weight: float = 1.0
+    answer_weight: float = 1.0
+
+    def __post_init__(self):
+        check_least(self, 1, "place_layer", "mention_layer")
+        for name in ("cell", "place", "mention", "answer"):
+            check_least(self, 0.0, f"{name}_weight")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainSettings:
+    """One run on generated rooms.
+
+    The first ``encoder_steps`` steps train the encoders on their own losses alone,
+    with ``encoder_batch_size`` rooms each; the rest trains everything, with
+    ``batch_size`` rooms. ``room_seed`` decides the rooms, ``seed`` the initial weights.
+    ``film_wh`` is the size of frames; ``groups`` are rows of questions per room:
+    (how many, tokens at most), shorter first.
+    """
+
+    name: str
+    variant: str  # of vica_jax.VARIANTS
+    room_seed: int
+    seed: int
+    steps: int
+    encoder_steps: int
+    batch_size: int
+    encoder_batch_size: int
+    film_wh: tuple[int, int]
+    groups: tuple[tuple[int, int], ...]
+    tokenizer: TokenizerSettings
+    objective: ObjectiveSettings
+    optimizer: OptimizerSettings
+    num_workers: int = 1
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+
+    def __post_init__(self):
+        check_least(self, 1, "steps", "batch_size", "encoder_batch_size", "num_workers")
+        check_least(self, 0, "encoder_steps", "room_seed", "seed")
+        lengths = [length for _, length in self.groups]
+        if not lengths or lengths != sorted(lengths):
+            raise SettingsError(
+                f"groups: give (how many, tokens at most), shorter first, got "
+                f"{self.groups}"
+            )
+
+    def rooms_before(self, step: int) -> int:
+        """How many rooms the steps before ``step`` have used."""
+        early = min(step, self.encoder_steps)
+        return early * self.encoder_batch_size + (step - early) * self.batch_size

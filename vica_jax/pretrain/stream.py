@@ -1,0 +1,107 @@
+"""Rooms made in the background, in order: the same rooms for any number of workers."""
+
+import itertools
+import multiprocessing
+import os
+import queue
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from vica_jax.errors import InputError
+from vica_jax.pretrain.rooms import NAMES, Arrays, RoomMaker, RoomShape
+
+AHEAD = 12  # rooms that wait, per worker
+LIMIT = 120.0  # seconds for one room, the first one's compilation included
+
+
+class StreamError(InputError):
+    """A worker that has failed; the message says of which room, and why."""
+
+
+class RoomStream:
+    """Rooms ``first, first + 1, ...`` of a seed as arrays, one ``next`` each.
+
+    Worker w makes every ``workers``-th room; the main process takes turns. To be
+    closed, or used as a context.
+    """
+
+    def __init__(
+        self, shape: RoomShape, tokenizer: Path, seed: int, first: int, workers: int
+    ):
+        context = multiprocessing.get_context("spawn")
+        self._queues = [context.Queue(AHEAD) for _ in range(workers)]
+        self._workers = [
+            context.Process(
+                target=_work,
+                args=(own, shape, tokenizer, seed, first + number, workers),
+                daemon=True,
+            )
+            for number, own in enumerate(self._queues)
+        ]
+        for worker in self._workers:
+            worker.start()
+        self._turns: Iterator[int] = itertools.cycle(range(workers))
+
+    def __next__(self) -> Arrays:
+        """The next room.
+
+        Raises:
+          StreamError: its worker has failed.
+        """
+        turn = next(self._turns)
+        try:
+            room = self._queues[turn].get(timeout=LIMIT)
+        except queue.Empty:
+            alive = self._workers[turn].is_alive()
+            raise StreamError(
+                f"no room for {LIMIT:.0f} s from worker {turn}, which "
+                + ("hangs" if alive else "has ended: is there enough memory?")
+            ) from None
+        if isinstance(room, str):
+            raise StreamError(room)
+        return room
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.terminate()
+        for worker in self._workers:
+            worker.join()
+
+    def __enter__(self) -> "RoomStream":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _work(
+    rooms: Any, shape: RoomShape, tokenizer: Path, seed: int, first: int, step: int
+) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends workers
+    # One thread, and behind the training in the queue for processors. jax reads the
+    # flags when it is first used, which is when the first room is drawn.
+    flags = os.environ.get("XLA_FLAGS", "")
+    single = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    os.environ["XLA_FLAGS"] = f"{flags} {single}".strip()
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.nice(2)
+    from vica_jax.data.tokenizer import load_tokenizer
+    from vica_jax.pretrain.words import name_ids
+
+    number = first
+    try:
+        tokens = load_tokenizer(tokenizer)
+        maker = RoomMaker(shape, tokens, name_ids(tokens, NAMES))
+        while True:
+            rooms.put(maker.make(seed, number))
+            number += step
+    except Exception as error:  # whatever it is, the main process says it
+        rooms.put(f"room {number} of seed {seed}: {type(error).__name__}: {error}")

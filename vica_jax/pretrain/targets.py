@@ -1,0 +1,116 @@
+"""What the auxiliary losses ask for: what is where, known from the rooms themselves.
+
+Axes: F frames, g cells along a side of the pooled token grid, C categories.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Int16
+
+from vica_jax.world.scene import Scene
+from vica_jax.world.walk import Walk
+
+SEEN_SHARE = 0.004  # of a cell's pixels from which a thing counts as seen in it
+FAR = 4.0  # metres that one unit of a target stands for
+CELL, PLACE, MENTION, POSE = 4, 3, 7, 6  # numbers per category or frame, below
+
+
+class CellTargets(NamedTuple):
+    """Of every cell and category the instance with most pixels, if any is seen.
+
+    ``cells [F,g,g,C,4]``: seen (0 or 1), its centre ahead and to the left of the camera
+    (units of FAR metres, along the floor), its longest dimension (metres).
+    ``places [F,g,g,C,3]``: seen, and its centre in the room (units of FAR metres).
+    """
+
+    cells: np.ndarray
+    places: np.ndarray
+
+
+def cell_targets(
+    scene: Scene,
+    walk: Walk,
+    ids: Int16[np.ndarray, "F H W"],
+    side: int,
+    categories: tuple[str, ...],
+) -> CellTargets:
+    """Targets of the frames whose ids and poses are given."""
+    F, H, W = ids.shape
+    C, count = len(categories), len(scene.boxes)
+    rows, columns = (np.arange(n) * side // n for n in (H, W))
+    cell = rows[:, None] * side + columns
+    frame = np.arange(F)[:, None, None] * side * side
+    slot = (frame + cell) * (count + 1) + np.maximum(ids, -1) + 1
+    pixels = np.bincount(slot.ravel(), minlength=F * side * side * (count + 1))
+    pixels = pixels.reshape(F, side * side, count + 1)[:, :, 1:]
+    cells = np.zeros((F, side * side, C, CELL), np.float32)
+    places = np.zeros((F, side * side, C, PLACE), np.float32)
+    if not count:
+        return CellTargets(*(_grid(x, side) for x in (cells, places)))
+    centres = np.stack([box.centre[:2] for box in scene.boxes])
+    longest = np.array([box.size.max() for box in scene.boxes])
+    away = centres - walk.positions[:, None, :2]
+    c, s = np.cos(walk.yaws)[:, None], np.sin(walk.yaws)[:, None]
+    ahead = away[..., 0] * c + away[..., 1] * s
+    left = -away[..., 0] * s + away[..., 1] * c
+    least = SEEN_SHARE * H * W / side**2
+    every = np.arange(F)[:, None]
+    for number, category in enumerate(categories):
+        own = [i for i, box in enumerate(scene.boxes) if box.category == category]
+        if not own:
+            continue
+        most = pixels[:, :, own].argmax(-1)
+        seen = pixels[:, :, own].max(-1) >= least
+        which = np.array(own)[most]
+        cells[:, :, number, 0] = places[:, :, number, 0] = seen
+        cells[:, :, number, 1] = ahead[every, which] / FAR
+        cells[:, :, number, 2] = left[every, which] / FAR
+        cells[:, :, number, 3] = longest[which]
+        places[:, :, number, 1:] = centres[which] / FAR
+    return CellTargets(*(_grid(x, side) for x in (cells, places)))
+
+
+def _grid(x: np.ndarray, side: int) -> np.ndarray:
+    return x.reshape(len(x), side, side, *x.shape[2:])
+
+
+def pose_targets(scene: Scene, walk: Walk) -> Float32[np.ndarray, "F 6"]:
+    """Where the camera is and looks, and half the room's sides, per frame."""
+    reach = np.zeros(2)
+    if scene.outline is not None:
+        reach = np.ptp(scene.outline, axis=0) / 2
+    columns = [
+        walk.positions[:, 0] / FAR,
+        walk.positions[:, 1] / FAR,
+        np.cos(walk.yaws),
+        np.sin(walk.yaws),
+        np.full(len(walk.yaws), reach[0] / FAR),
+        np.full(len(walk.yaws), reach[1] / FAR),
+    ]
+    return np.stack(columns, -1).astype(np.float32)
+
+
+def mention_targets(
+    scene: Scene, first_seen: dict[str, float], categories: tuple[str, ...]
+) -> Float32[np.ndarray, "C 7"]:
+    """What a category's name stands for in a room, float32 ``[C,7]``.
+
+    there at all; how many; alone (0 or 1); then of a thing that is alone its centre in
+    the room (x, y in units of FAR metres) and longest dimension (metres); and the share
+    of the film before it is first seen (1: never).
+    """
+    targets = np.zeros((len(categories), MENTION), np.float32)
+    targets[:, 6] = 1.0
+    for number, category in enumerate(categories):
+        boxes = scene.of(category)
+        if not boxes:
+            continue
+        targets[number, :2] = 1.0, len(boxes)
+        if len(boxes) == 1:
+            x, y, _ = boxes[0].centre / FAR
+            targets[number, 2:6] = 1.0, x, y, boxes[0].size.max()
+        targets[number, 6] = first_seen.get(category, 1.0)
+    assert math.isfinite(float(targets.sum()))
+    return targets

@@ -1,0 +1,448 @@
+"""Shaded frames of a room by ray casting: boxes, floor, ceiling, walls and doors.
+
+Everything is worked out in nearness, one over the depth along the optical axis. Along
+the ray ``ahead + x * right + y * up`` the nearness of a plane is linear in (x, y), and
+so is a place along a wall times the nearness. A box is three slabs: a ray is inside it
+from the farthest of the near planes (the least nearness) to the nearest of the far
+planes. So a pixel costs additions and comparisons, and no division until the end.
+
+Numbers in a frame's ids: -1 ceiling, -2 floor, -3 wall, -4 door, k >= 0 box k.
+"""
+
+import math
+from functools import partial
+from itertools import product
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Float32, Int16, Int32, UInt8
+
+from vica_jax.world.camera import Camera, basis
+from vica_jax.world.scene import Scene, SceneError
+
+CEILING, FLOOR, WALL, DOOR = -1, -2, -3, -4
+
+# The light comes from the east, a little from the north, and from above. Half of it
+# reaches round things (half-Lambert), so that surfaces facing +x, +y, -y, -x are 0.86,
+# 0.74, 0.62, 0.50 as bright as their colour, what faces up 0.91, what faces down 0.45.
+LIGHT = np.array([0.60, 0.20, math.sqrt(1 - 0.60**2 - 0.20**2)], np.float32)
+DARKEST, BRIGHTEST = 0.38, 0.98
+CEILING_LIGHT = 0.95  # lit from below, as ceilings are by what the floor sends back
+DIMMING = 0.035  # brightness lost by a metre of depth
+DIMMEST = 0.6
+TILE = 0.5  # metres: the floor's pattern gives a scale
+TILE_CONTRAST = 0.07
+TILE_FADE = 4.0  # metres of depth at which half of that contrast is left
+SKIRTING, SKIRTING_SHADE = 0.08, 0.7  # metres of darker wall above the floor
+CONTACT, CONTACT_SHADE = 0.3, 0.22  # metres above the floor that grow darker to it
+OUTLINE = 0.7  # brightness of the pixel along an edge between two things
+
+DOOR_AHEAD = 1.0002  # a door's nearness over its wall's: in front by a hair
+SEAM = 1e-3  # metres that walls reach past their corners, lest rays slip between
+OPEN = 1e9  # a nearness that never bounds
+LEAST = 1e-6  # metres: what a distance to a plane is at least
+CHUNK = 32  # frames of one call of the compiled program
+
+COLOURS = {
+    "floor": (0.55, 0.45, 0.36),
+    "wall": (0.88, 0.87, 0.84),
+    "ceiling": (0.95, 0.95, 0.94),
+    "door": (0.36, 0.22, 0.13),
+}
+
+
+class Solids(NamedTuple):
+    """A scene as float32 arrays padded to B boxes and P panels (walls, then doors).
+
+    A panel stands on the floor from ``starts`` for ``lengths`` metres along the unit
+    vector ``along``, up to ``tops``; the room is at its left.
+    """
+
+    num_boxes: np.ndarray  # int32[]
+    centres: np.ndarray  # [B, 3]
+    halves: np.ndarray  # [B, 3]
+    axes: np.ndarray  # [B, 3, 3]
+    box_colours: np.ndarray  # [B, 3]
+    num_panels: np.ndarray  # int32[]
+    starts: np.ndarray  # [P, 2]
+    along: np.ndarray  # [P, 2]
+    lengths: np.ndarray  # [P]
+    tops: np.ndarray  # [P]
+    ahead: np.ndarray  # [P]
+    panel_colours: np.ndarray  # [P, 3]
+    panel_ids: np.ndarray  # int32[P]
+    height: np.ndarray  # []
+    floor: np.ndarray  # [3]
+    ceiling: np.ndarray  # [3]
+
+
+class Renderer:
+    """Films scenes with one camera; compiled at the first use (a second or two).
+
+    Scenes are padded to multiples of 16 boxes and 16 panels, so that one program
+    serves nearly all of them. The padding costs no time.
+    """
+
+    def __init__(self, camera: Camera | None = None):
+        self.camera = camera or Camera()
+        self._grid = _Grid(
+            self.camera.columns[None].astype(np.float32),
+            self.camera.rows[:, None].astype(np.float32),
+        )
+
+    def render(
+        self,
+        scene: Scene,
+        positions: Float[np.ndarray, "N 3"],
+        yaws: Float[np.ndarray, " N"],
+        pitches: Float[np.ndarray, " N"],
+    ) -> tuple[UInt8[np.ndarray, "N H W 3"], Int16[np.ndarray, "N H W"]]:
+        """Colours and ids of N frames. SceneError for what cannot be drawn."""
+        rgb, ids, _ = self.render_depths(scene, positions, yaws, pitches)
+        return rgb, ids
+
+    def render_depths(
+        self,
+        scene: Scene,
+        positions: Float[np.ndarray, "N 3"],
+        yaws: Float[np.ndarray, " N"],
+        pitches: Float[np.ndarray, " N"],
+    ) -> tuple[
+        UInt8[np.ndarray, "N H W 3"],
+        Int16[np.ndarray, "N H W"],
+        Float32[np.ndarray, "N H W"],
+    ]:
+        """``render`` and the depths along the optical axis, in metres."""
+        size = self.camera.height, self.camera.width
+        parts = [
+            (
+                np.zeros((0, *size, 3), np.uint8),
+                np.zeros((0, *size), np.int16),
+                np.zeros((0, *size), np.float32),
+            )
+        ]
+        for solids, poses, count in self._chunks(scene, positions, yaws, pitches):
+            nearness, codes = _cast(solids, self._grid, *poses)
+            rgb, ids = _paint(solids, self._grid, *poses, nearness, codes)
+            arrays = rgb, ids, 1 / np.asarray(nearness)
+            parts.append(tuple(np.asarray(array)[:count] for array in arrays))
+        rgb, ids, depths = zip(*parts, strict=True)
+        return np.concatenate(rgb), np.concatenate(ids), np.concatenate(depths)
+
+    def count_pixels(
+        self,
+        scene: Scene,
+        positions: Float[np.ndarray, "N 3"],
+        yaws: Float[np.ndarray, " N"],
+        pitches: Float[np.ndarray, " N"],
+    ) -> Int32[np.ndarray, "N boxes"]:
+        """How many pixels show each box in each frame: what ``render``'s ids hold."""
+        boxes = len(scene.boxes)
+        parts = [np.zeros((0, boxes), np.int32)]
+        for solids, poses, count in self._chunks(scene, positions, yaws, pitches):
+            _, codes = _cast(solids, self._grid, *poses)
+            parts.append(
+                pixel_counts(np.asarray(_identify(solids, codes))[:count], boxes)
+            )
+        return np.concatenate(parts)
+
+    def _chunks(self, scene: Scene, positions, yaws, pitches):
+        solids = solids_of(scene)
+        bases = np.array(
+            [basis(*pose) for pose in zip(yaws, pitches, strict=True)], np.float32
+        ).reshape(-1, 3, 3)
+        places = np.asarray(positions, np.float32)
+        for start in range(0, len(places), CHUNK):
+            part = slice(start, start + CHUNK)
+            poses = _pad(places[part], CHUNK), _pad(bases[part], CHUNK)
+            yield solids, poses, len(places[part])
+
+
+def pixel_counts(
+    ids: Int16[np.ndarray, "N H W"], boxes: int
+) -> Int32[np.ndarray, "N boxes"]:
+    """How many pixels of each frame show each of the first ``boxes`` boxes."""
+    kinds = boxes - DOOR
+    numbers = ids.reshape(len(ids), -1) - DOOR + kinds * np.arange(len(ids))[:, None]
+    counts = np.bincount(numbers.ravel(), minlength=kinds * len(ids))
+    return counts.reshape(len(ids), kinds)[:, -DOOR:].astype(np.int32)
+
+
+def brightness(normal):
+    """How bright a surface with that unit ``normal [..., 3]`` is, about 0.4..0.95."""
+    return DARKEST + (BRIGHTEST - DARKEST) * (0.5 + 0.5 * (normal @ LIGHT))
+
+
+def solids_of(scene: Scene) -> Solids:
+    """A scene's padded arrays. SceneError without an outline or without colours."""
+    if scene.outline is None or len(scene.outline) < 3:
+        raise SceneError(
+            f"scene {scene.name}: no outline, so it cannot be filmed: give it one"
+        )
+    for number, box in enumerate(scene.boxes):
+        if box.colour is None:
+            raise SceneError(
+                f"scene {scene.name}: box {number} ({box.category}) has no colour, so "
+                "it cannot be filmed; give it one"
+            )
+    colours = {
+        name: np.asarray(scene.colours.get(name, default), np.float32)
+        for name, default in COLOURS.items()
+    }
+    outline = np.asarray(scene.outline, np.float64)
+    edges = np.roll(outline, -1, 0) - outline
+    lengths = np.hypot(*edges.T)
+    along = edges / lengths[:, None]
+    walls = np.arange(len(outline))
+    behind = [door.wall for door in scene.doors]
+    starts = [outline[d.wall] + d.start * along[d.wall] for d in scene.doors]
+    panels = np.concatenate([walls, np.array(behind, int)])
+    normals = np.stack([-along[:, 1], along[:, 0], 0 * along[:, 0]], -1)
+    paint = np.array([colours["wall"]] * len(walls) + [colours["door"]] * len(behind))
+    paint = paint * brightness(normals)[panels, None]
+    num_boxes = -(-max(len(scene.boxes), 1) // 16) * 16
+    num_panels = -(-len(panels) // 16) * 16
+
+    def boxes(values, *shape: int) -> np.ndarray:
+        return _pad(np.asarray(values, np.float32).reshape(-1, *shape), num_boxes)
+
+    def padded(values, kind=np.float32) -> np.ndarray:
+        return _pad(np.asarray(values, kind), num_panels)
+
+    return Solids(
+        num_boxes=np.int32(len(scene.boxes)),
+        centres=boxes([box.centre for box in scene.boxes], 3),
+        halves=boxes([box.size / 2 for box in scene.boxes], 3),
+        axes=boxes([box.axes for box in scene.boxes], 3, 3),
+        box_colours=boxes([box.colour for box in scene.boxes], 3),
+        num_panels=np.int32(len(panels)),
+        starts=padded([*outline, *starts]),
+        along=padded(along[panels]),
+        lengths=padded([*lengths, *(door.width for door in scene.doors)]),
+        tops=padded(
+            [scene.height + 1.0] * len(walls) + [d.height for d in scene.doors]
+        ),
+        ahead=padded([1.0] * len(walls) + [DOOR_AHEAD] * len(behind)),
+        panel_colours=padded(paint),
+        panel_ids=padded([WALL] * len(walls) + [DOOR] * len(behind), np.int32),
+        height=np.float32(scene.height),
+        floor=colours["floor"] * brightness(np.array([0.0, 0, 1])).astype(np.float32),
+        ceiling=colours["ceiling"] * np.float32(CEILING_LIGHT),
+    )
+
+
+def _pad(array: np.ndarray, count: int) -> np.ndarray:
+    missing = count - len(array)
+    return np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])
+
+
+class _Grid(NamedTuple):
+    """How far a pixel's ray goes to the right and up on one metre ahead."""
+
+    x: Any  # [1, W]
+    y: Any  # [H, 1]
+
+
+@jax.jit
+def _cast(solids: Solids, grid: _Grid, places, bases):
+    """Nearness and code of what each pixel shows, ``[N, H, W]``.
+
+    Frames come one after the other, so that all of one stays in the processor's cache.
+    Codes: 3 * box + side, then panels, then ceiling, then floor.
+    """
+    cast = partial(_cast_frame, solids, grid)
+    return jax.lax.map(lambda pose: cast(*pose), (places, bases))
+
+
+@jax.jit
+def _identify(solids: Solids, codes):
+    """The ids of codes ``[N, H, W]``, int16."""
+    return jax.lax.map(lambda code: _ids(solids)[code].astype(jnp.int16), codes)
+
+
+@jax.jit
+def _paint(solids: Solids, grid: _Grid, places, bases, nearness, codes):
+    """Colours uint8 and ids int16 of cast frames."""
+    paint = partial(_paint_frame, solids, grid)
+    frames = places, bases, nearness, codes
+    return jax.lax.map(lambda frame: paint(*frame), frames)
+
+
+def _ids(solids: Solids):
+    boxes = jnp.repeat(jnp.arange(len(solids.halves)), 3)
+    return jnp.concatenate([boxes, solids.panel_ids, jnp.array([CEILING, FLOOR])])
+
+
+def _cast_frame(solids: Solids, grid: _Grid, place, base):
+    """``_cast`` of one frame; ``base [3, 3]`` is ahead, right, up."""
+    num_boxes, num_panels = len(solids.halves), len(solids.lengths)
+    near, far = _box_planes(solids, place, base)
+    panels = _panel_planes(solids, place, base)
+    box_order, boxes_shown = _boxes_in_view(solids, grid, place, base)
+    panel_order, panels_shown = _panels_in_view(solids, grid, place, base)
+
+    def plane(coefficients):
+        a, b, c = coefficients
+        return (a + b * grid.x) + c * grid.y
+
+    def add_box(turn, best):
+        nearest, code = best
+        number = box_order[turn]
+        entries = [plane(near[number, axis]) for axis in range(3)]
+        exits = [
+            jnp.maximum(plane(far[number, axis, 0]), plane(far[number, axis, 1]))
+            for axis in range(3)
+        ]
+        entry = jnp.minimum(jnp.minimum(entries[0], entries[1]), entries[2])
+        leave = jnp.maximum(jnp.maximum(exits[0], exits[1]), exits[2])
+        side = jnp.where(entry == entries[0], 0, jnp.where(entry == entries[1], 1, 2))
+        hit = (entry >= leave) & (entry > nearest)
+        return jnp.where(hit, entry, nearest), jnp.where(hit, 3 * number + side, code)
+
+    def add_panel(turn, best):
+        nearest, code = best
+        number = panel_order[turn]
+        nearness, *margins = [plane(panels[number, k]) for k in range(4)]
+        inside = jnp.minimum(jnp.minimum(margins[0], margins[1]), margins[2])
+        hit = (inside >= 0) & (nearness > nearest)
+        code = jnp.where(hit, 3 * num_boxes + number, code)
+        return jnp.where(hit, nearness, nearest), code
+
+    rise = _along(grid, base, 2)
+    last = 3 * num_boxes + num_panels
+    floor = -rise / jnp.maximum(place[2], LEAST)
+    ceiling = rise / jnp.maximum(solids.height - place[2], LEAST)
+    best = (
+        jnp.maximum(jnp.maximum(floor, ceiling), LEAST),
+        jnp.where(rise > 0, last, last + 1).astype(jnp.int32),
+    )
+    best = jax.lax.fori_loop(0, panels_shown, add_panel, best)
+    return jax.lax.fori_loop(0, boxes_shown, add_box, best)
+
+
+def _along(grid: _Grid, base, axis: int):
+    """What the pixels' rays gain along a world axis on one metre ahead, ``[H, W]``."""
+    return (base[0, axis] + base[1, axis] * grid.x) + base[2, axis] * grid.y
+
+
+def _boxes_in_view(solids: Solids, grid: _Grid, place, base):
+    """Numbers of the boxes that may be in view, then of the others; how many are."""
+    signs = jnp.array(list(product((-1.0, 1.0), repeat=3)))
+    offsets = (signs[None] * solids.halves[:, None])[..., None, :]
+    corners = solids.centres[:, None] + (offsets @ solids.axes[:, None])[:, :, 0]
+    there = jnp.arange(len(corners)) < solids.num_boxes
+    return _in_view(grid, (corners - place) @ base.T, there)
+
+
+def _panels_in_view(solids: Solids, grid: _Grid, place, base):
+    """The same of panels; their numbers stay in order, so that doors follow walls."""
+    ends = jnp.stack([jnp.full_like(solids.lengths, -SEAM), solids.lengths + SEAM], 1)
+    flat = solids.starts[:, None] + ends[..., None] * solids.along[:, None]
+    low = jnp.concatenate([flat, jnp.zeros_like(flat[..., :1])], -1)
+    high = low.at[..., 2].set(solids.tops[:, None])
+    corners = jnp.concatenate([low, high], 1)
+    there = jnp.arange(len(corners)) < solids.num_panels
+    return _in_view(grid, (corners - place) @ base.T, there)
+
+
+def _in_view(grid: _Grid, corners, there):
+    """Which convex things ``[T, corners, (depth, right, up)]`` are not wholly beyond
+    one border of the picture: a few too many, never one too few."""
+    depth, right, up = corners[..., 0], corners[..., 1], corners[..., 2]
+    wide, tall = 1.02 * jnp.abs(grid.x).max(), 1.02 * jnp.abs(grid.y).max()
+    beyond = [
+        depth < 0,
+        right > wide * depth,
+        -right > wide * depth,
+        up > tall * depth,
+        -up > tall * depth,
+    ]
+    out = jnp.stack([border.all(1) for border in beyond]).any(0) | ~there
+    return jnp.argsort(out, stable=True), (~out).sum()
+
+
+def _paint_frame(solids: Solids, grid: _Grid, place, base, nearness, code):
+    """Colours and ids of one frame."""
+    ids = _ids(solids)[code]
+    sign = _facing(solids, place)
+    light = brightness(sign[..., None] * solids.axes)
+    boxes = (solids.box_colours[:, None] * light[..., None]).reshape(-1, 3)
+    colours = jnp.concatenate(
+        [boxes, solids.panel_colours, solids.ceiling[None], solids.floor[None]]
+    )
+    light = 255 * _shade(ids, 1 / nearness, place, base, grid)
+    rgb = jnp.stack([colours[:, k][code] * light for k in range(3)], -1)
+    return jnp.clip(rgb + 0.5, 0, 255).astype(jnp.uint8), ids.astype(jnp.int16)
+
+
+def _facing(solids: Solids, place):
+    """Which side of each slab of each box faces the camera, ``[B, 3]`` of +-1."""
+    offset = jnp.einsum("bij,bj->bi", solids.axes, place - solids.centres)
+    return jnp.where(offset >= 0, 1.0, -1.0)
+
+
+def _box_planes(solids: Solids, place, base):
+    """Coefficients (1, x, y) of the planes' nearness, near ``[B, 3, 3]`` and far
+    ``[B, 3, 2, 3]``.
+
+    In a slab that holds the camera nothing is near, and the exit is where either plane
+    is ahead.
+    """
+    offset = jnp.einsum("bij,bj->bi", solids.axes, place - solids.centres)
+    slopes = jnp.einsum("bij,kj->bik", solids.axes, base)
+    sign = _facing(solids, place)
+    outside = jnp.abs(offset) > solids.halves
+    gap = jnp.maximum(jnp.abs(jnp.abs(offset) - solids.halves), LEAST)
+    reach = jnp.abs(offset) + solids.halves
+    toward = -sign[..., None] * slopes
+    near = jnp.where(outside[..., None], toward / gap[..., None], 0.0)
+    near = near.at[..., 0].add(jnp.where(outside, 0.0, OPEN))
+    within = ~outside.any(-1)  # a camera inside a box sees through it
+    near = jnp.where(within[:, None, None], jnp.array([-1.0, 0, 0]), near)
+    first = toward / reach[..., None]
+    second = jnp.where(outside[..., None], first, -toward / gap[..., None])
+    return near, jnp.stack([first, second], 2)
+
+
+def _panel_planes(solids: Solids, place, base):
+    """``[P, 4, 3]``: coefficients (1, x, y) of the nearness and of three margins.
+
+    Margins are distances to a panel's start, end and top times the nearness: all are
+    at least 0 on it. Panels seen from behind are never hit.
+    """
+    normals = jnp.stack([-solids.along[:, 1], solids.along[:, 0]], -1)
+    offset = place[:2] - solids.starts
+    gap = (offset * normals).sum(-1)
+    nearness = -(normals @ base[:, :2].T) / jnp.maximum(gap, LEAST)[:, None]
+    seen = (gap > 0)[:, None]
+    nearness = jnp.where(
+        seen, nearness * solids.ahead[:, None], jnp.array([-1.0, 0, 0])
+    )
+    done = (offset * solids.along).sum(-1)[:, None]
+    ahead = solids.along @ base[:, :2].T
+    start = nearness * (done + SEAM) + ahead
+    end = nearness * (solids.lengths[:, None] - done + SEAM) - ahead
+    top = nearness * (solids.tops[:, None] - place[2]) - base[:, 2]
+    return jnp.stack([nearness, start, end, top], 1)
+
+
+def _shade(ids, depth, place, base, grid: _Grid):
+    """What is made of brightness by depth, pattern, nearness to the floor and edges."""
+    light = jnp.maximum(1 - DIMMING * depth, DIMMEST)
+    east, north, level = [
+        place[axis] + depth * _along(grid, base, axis) for axis in range(3)
+    ]
+    odd = (jnp.floor(east / TILE) + jnp.floor(north / TILE)).astype(jnp.int32) & 1
+    faded = TILE_CONTRAST / (1 + (depth / TILE_FADE) ** 2)
+    tile = 1 + faded * (1 - 2 * odd)
+    contact = 1 - CONTACT_SHADE * jnp.maximum(1 - level / CONTACT, 0)
+    skirting = jnp.where((ids == WALL) & (level < SKIRTING), SKIRTING_SHADE, 1.0)
+    light *= jnp.where(ids == FLOOR, tile, contact * skirting)
+    left = jnp.concatenate([ids[:, :1], ids[:, :-1]], 1)
+    above = jnp.concatenate([ids[:1], ids[:-1]], 0)
+    edge = ((ids != left) & (jnp.maximum(ids, left) >= 0)) | (
+        (ids != above) & (jnp.maximum(ids, above) >= 0)
+    )
+    return light * jnp.where(edge, OUTLINE, 1.0)
