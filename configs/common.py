@@ -130,6 +130,61 @@ def smoke(config: Config) -> None:
     config.checkpoint.keep_every = 0.5
 
 
+def small(config: Config) -> None:
+    """The world's small model on generated rooms, minutes on a CPU (docs/world.md).
+
+    python -m scripts.make_world --rooms=1000 --seed=1 --out=world
+    python -m scripts.pretrain_world --config=configs/world_pretrain.py \\
+        --workdir=runs/world_pretrain
+    """
+    stage = config.name.removeprefix("vica2_").split("_")[0]
+    before = {
+        "stage1": "world_pretrain",
+        "stage2": "vica2_stage1_small",
+        "stage3": "vica2_stage2_small",
+        "stage4": "vica2_stage3_small",
+    }
+    if stage not in before:
+        raise ValueError(f"{config.name}: no variant 'small': the four stages have it")
+    config.init_from = f"runs/{before[stage]}/export"
+    config.dtype = "float32"
+    config.context_length = 1536
+    config.max_steps = {"stage1": 60, "stage2": 150, "stage3": 400, "stage4": 150}[
+        stage
+    ]
+    config.global_batch_size = config.per_device_batch_size = 8
+    config.mesh.data, config.mesh.fsdp = 1, -1
+    config.frame_chunk = 128
+    config.remat = "none"
+    if stage != "stage1":
+        # Rates of a model with thousands of times the parameters are too low here.
+        config.optimizer.rates = ConfigDict({"base": 2e-4, "siglip": 1e-4})
+    config.optimizer.b2 = 0.98
+    data = config.data
+    data.mixture = f"{SMALL_DATA}/{SMALL_MIXTURES[stage]}"
+    data.image_folder = SMALL_DATA
+    data.video_folder = f"{SMALL_DATA}/videos"
+    data.num_frames = 16
+    data.time_instruction = False
+    data.num_workers = 1
+    data.shapes.lengths = (384, 512, 768, 1536)
+    data.shapes.targets = (32, 128, 512, 1536)
+    data.shapes.views = (5,)
+    data.shapes.images = (1,)
+    data.shapes.resampled = (512,)
+    data.shapes.raw_side = 48
+    config.checkpoint.every = 0.25
+    config.checkpoint.keep_every = 0.0
+    config.log.tensorboard = False
+
+
+SMALL_DATA = "world"
+SMALL_MIXTURES = {
+    "stage1": "captions.json",
+    "stage2": "stage2.yaml",
+    "stage3": "mixture.yaml",
+    "stage4": "thinking.yaml",
+}
 SMOKE_MIXTURES = {
     "stage1": "stage1.json",
     "stage2": "stage2.yaml",
@@ -152,7 +207,7 @@ def lora(config: Config) -> None:
     config.optimizer.rates = ConfigDict({"lora": 2e-4})
 
 
-VARIANTS: Variants = {"lora": lora, "smoke": smoke}
+VARIANTS: Variants = {"lora": lora, "small": small, "smoke": smoke}
 
 
 def apply_variants(config: Config, arg: str | None, own: Variants) -> Config:

@@ -1,13 +1,14 @@
 """Write the report of a run of scripts.eval_vsibench, and compare it with another.
 
-    python -m scripts.eval_report --workdir=DIR [--compare=DIR]
+    python -m scripts.eval_report --workdir=DIR [--compare=DIR] [--blind]
         [--meteor_jar=meteor-1.5.jar]
 
 Writes report.md, results.json, scores.png and browser.html into the workdir, from the
 answers recorded there: the same answers give the same files. With --compare also
 compare.md, compare.json and compare.png: this run against that one, question by
 question. A run that is not finished can be reported too: what is missing counts as 0,
-and is said.
+and is said. With --blind report.md and results.json also have what can be scored
+without the videos, and the run's distance from it.
 """
 
 from pathlib import Path
@@ -20,6 +21,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("workdir", None, "folder of the run")
 flags.DEFINE_string("compare", "", "folder of another run over the same questions")
 flags.DEFINE_integer("resamples", 10_000, "of the 95% intervals; 0 leaves them out", 0)
+flags.DEFINE_bool("blind", False, "put the blind baselines beside the scores")
 flags.DEFINE_string("meteor_jar", "", "meteor-1.5.jar, for ScanQA's METEOR")
 
 
@@ -29,8 +31,12 @@ def main() -> None:
     workdir, other = Path(FLAGS.workdir), Path(FLAGS.compare)
     jar = Path(FLAGS.meteor_jar) if FLAGS.meteor_jar else None
     resamples = FLAGS.resamples
-    found = report.write_report(workdir, resamples=resamples, meteor_jar=jar)
+    found = report.write_report(
+        workdir, resamples=resamples, meteor_jar=jar, blind=FLAGS.blind
+    )
     print("\n".join(report.table_lines(found)))
+    if FLAGS.blind:
+        print("\n".join(["", *report.blind_lines(found)]))
     if jar and found.benchmark.name != "scanqa":
         print(f"--meteor_jar has no use here: {found.benchmark.name} has no METEOR")
     print(f"all of it: {', '.join(str(workdir / name) for name in report.FILES)}")

@@ -85,8 +85,11 @@ def _first(names: Sequence[str], total: int) -> str:
 
 
 # -------------------------------------------------------------------------- report.md
-def describe(results: Results, *, torn: int = 0) -> str:
-    """report.md. ``torn`` lines were cut short: said where answers are lacking."""
+def describe(results: Results, *, torn: int = 0, blind: str = "") -> str:
+    """report.md. ``torn`` lines were cut short: said where answers are lacking.
+
+    ``blind`` is the section on blind baselines, if there is one.
+    """
     benchmark, overall = results.benchmark, results.overall
     title = title_of(benchmark.name, benchmark.subset)
     answered = sum(item.answered for item in results.items)
@@ -117,6 +120,7 @@ def describe(results: Results, *, torn: int = 0) -> str:
         "### What the columns mean",
         _legend(results),
         *_published(results),
+        *filter(None, [blind]),
         "## Problems",
         *_problems(results, torn),
     ]

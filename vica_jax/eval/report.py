@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from vica_jax.errors import InputError
 from vica_jax.eval import bootstrap, browser, compare, figures, markdown, results
 from vica_jax.eval.answers import read_answers
 from vica_jax.eval.benchmarks import read_questions
+from vica_jax.eval.blind_report import blind_json, compare_blind, describe_blind
 from vica_jax.eval.compare import Comparison, Difference
 from vica_jax.eval.results import Results
 from vica_jax.eval.rows import Row
@@ -85,8 +87,11 @@ def write_report(
     *,
     resamples: int = bootstrap.RESAMPLES,
     meteor_jar: Path | None = None,
+    blind: bool = False,
 ) -> Results:
     """Write the four files of a run and return what they say.
+
+    ``blind`` adds the blind baselines of its questions to the first two.
 
     Raises:
       InputError: as ``read_run``.
@@ -94,9 +99,14 @@ def write_report(
     """
     with _alone(workdir):
         found = read_run(workdir, resamples=resamples, meteor_jar=meteor_jar)
-        torn = found.answers.torn
-        _write(workdir / "results.json", dump(results.to_json(found)))
-        _write(workdir / "report.md", markdown.describe(found, torn=torn))
+        facts, section = results.to_json(found), ""
+        if blind:
+            found = replace(found, blind=compare_blind(found, resamples=resamples))
+            facts |= {"blind": blind_json(found.blind)}
+            section = describe_blind(found)
+        text = markdown.describe(found, torn=found.answers.torn, blind=section)
+        _write(workdir / "results.json", dump(facts))
+        _write(workdir / "report.md", text)
         _write(workdir / "scores.png", figures.draw_scores(found))
         _write(workdir / "browser.html", browser.make_page(found, workdir))
     return found
@@ -183,6 +193,18 @@ def table_lines(found: Results) -> list[str]:
         if number:
             lines.append(f"{number:,} {what}")
     return lines
+
+
+def blind_lines(found: Results) -> list[str]:
+    """The scores beside those of ``found.blind`` as plain text."""
+    rows = [["", "n", "this run"]]
+    rows += [[r.name, f"{r.asked:,}", markdown.percent(r.score)] for r in found.rows]
+    for baseline in found.blind:
+        rows[0] += [baseline.name, "difference", "95% interval"]
+        for line, (_, row, gap) in zip(rows[1:], baseline.rows, strict=True):
+            line += [markdown.percent(row.score), f"{gap.difference:+.2f}"]
+            line.append(markdown.span(gap.interval))
+    return _align(rows)
 
 
 def comparison_lines(found: Comparison) -> list[str]:

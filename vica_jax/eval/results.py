@@ -51,7 +51,8 @@ class Results:
     ``overall`` is the macro average over tasks, ``micro`` that over questions; with a
     single task both are its row. ``groups`` are macro and micro averages of choice and
     number questions apart, ``cut`` the answers that met the token limit, ``remarks``
-    what the answers' own notes say.
+    what the answers' own notes say. ``blind`` are baselines beside the run
+    (``blind_report.BlindBaseline``), where they were asked for.
     """
 
     benchmark: Benchmark
@@ -70,6 +71,7 @@ class Results:
     cut: tuple[Reason, ...] = ()
     remarks: tuple[Reason, ...] = ()
     notes: tuple[str, ...] = ()
+    blind: tuple[Any, ...] = ()  # what they are holds Results itself
 
     @property
     def rows(self) -> tuple[Row, ...]:

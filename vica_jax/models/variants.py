@@ -128,4 +128,10 @@ VARIANTS: dict[str, VicaConfig] = {
             context_length=4096,
         ),
     ),
+    # The same without Hiera, to compare with.
+    "world_siglip": VicaConfig(
+        siglip=SIGLIP_WORLD,
+        llm=QWEN2_WORLD,
+        layout=make_layout(SIGLIP_WORLD, num_frames=16, context_length=4096),
+    ),
 }

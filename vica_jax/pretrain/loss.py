@@ -77,7 +77,8 @@ def objective_loss(
     """The loss of a batch and its parts (``pretrain.rooms`` says what is in one)."""
     bank = _apply(model, params, batch, method="visual_bank")
     parts = _cell_parts(model, heads, bank, batch)
-    total = objective.cell_weight * (parts["siglip_cells"] + parts["hiera_cells"])
+    cells = parts["siglip_cells"] + parts.get("hiera_cells", 0.0)
+    total = objective.cell_weight * cells
     if with_questions:
         kv, outputs = _prefill(model, objective, params, bank, batch)
         film = outputs[objective.place_layer - 1][:, len(objective.before) :]
@@ -111,19 +112,14 @@ def _where(values: jax.Array, targets: jax.Array, seen: jax.Array) -> jax.Array:
 
 # ------------------------------------------------------------------------- encoders
 def _cell_parts(model: Vica, heads: Params, bank: jax.Array, batch: Arrays) -> Arrays:
-    layout = model.cfg.layout
+    layout, num_frames = model.cfg.layout, batch["frames"].shape[1]
     offsets = layout.bank(
-        frames=batch["frames"].shape[1],
-        hiera_frames=batch["hiera_frames"].shape[1],
+        frames=num_frames, hiera_frames=layout.num_hiera_frames(num_frames)
     )
-    streams = {
-        "siglip_cells": (offsets.frames, offsets.views, batch["cells"]),
-        "hiera_cells": (
-            offsets.hiera_frames,
-            offsets.hiera_images,
-            batch["cells"][:, :: layout.frame_stride],
-        ),
-    }
+    streams = {"siglip_cells": (offsets.frames, offsets.views, batch["cells"])}
+    if layout.has_hiera:
+        own = batch["cells"][:, :: layout.frame_stride]
+        streams["hiera_cells"] = offsets.hiera_frames, offsets.hiera_images, own
     parts = {}
     for name, (start, stop, targets) in streams.items():
         values = _head(heads, name, bank[:, start:stop]).reshape(targets.shape)
@@ -183,14 +179,11 @@ def _place_parts(model: Vica, heads: Params, film: jax.Array, batch: Arrays) -> 
 def film_places(layout, num_frames: int):
     """Positions among a film's tokens that are no newline, with frame and cell."""
     parts, start = [], 0
-    for side, frames, stride in (
-        (layout.siglip_pooled_grid, num_frames, 1),
-        (
-            layout.hiera_pooled_grid,
-            layout.num_hiera_frames(num_frames),
-            layout.frame_stride,
-        ),
-    ):
+    streams = [(layout.siglip_pooled_grid, num_frames, 1)]
+    if layout.has_hiera:
+        own = layout.num_hiera_frames(num_frames)
+        streams.append((layout.hiera_pooled_grid, own, layout.frame_stride))
+    for side, frames, stride in streams:
         f, r, c = np.meshgrid(
             np.arange(frames), np.arange(side), np.arange(side), indexing="ij"
         )

@@ -83,8 +83,9 @@ class RoomMaker:
         rng = np.random.default_rng([seed, PHRASE, number])
         arrays = self._ask(room, rng)
         arrays["frames"] = resize_siglip(room.rgb, layout.siglip_image_size)
-        arrays["hiera_frames"] = room.rgb[:: layout.frame_stride]
-        arrays["hiera_frame_sizes"] = np.array(room.rgb.shape[1:3], np.int32)
+        if layout.has_hiera:
+            arrays["hiera_frames"] = room.rgb[:: layout.frame_stride]
+            arrays["hiera_frame_sizes"] = np.array(room.rgb.shape[1:3], np.int32)
         arrays["cells"], arrays["places"] = targets
         arrays["poses"] = pose_targets(room.scene, room.walk)
         shares = {

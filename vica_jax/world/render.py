@@ -10,6 +10,7 @@ Numbers in a frame's ids: -1 ceiling, -2 floor, -3 wall, -4 door, k >= 0 box k.
 """
 
 import math
+from collections.abc import Iterator
 from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int16, Int32, UInt8
 
 from vica_jax.world.camera import Camera, basis
+from vica_jax.world.film import pixel_counts
 from vica_jax.world.scene import Scene, SceneError
 
 CEILING, FLOOR, WALL, DOOR = -1, -2, -3, -4
@@ -43,7 +45,7 @@ DOOR_AHEAD = 1.0002  # a door's nearness over its wall's: in front by a hair
 SEAM = 1e-3  # metres that walls reach past their corners, lest rays slip between
 OPEN = 1e9  # a nearness that never bounds
 LEAST = 1e-6  # metres: what a distance to a plane is at least
-CHUNK = 32  # frames of one call of the compiled program
+CHUNK = 8  # frames of one call of the compiled program
 
 COLOURS = {
     "floor": (0.55, 0.45, 0.36),
@@ -116,20 +118,27 @@ class Renderer:
     ]:
         """``render`` and the depths along the optical axis, in metres."""
         size = self.camera.height, self.camera.width
-        parts = [
-            (
-                np.zeros((0, *size, 3), np.uint8),
-                np.zeros((0, *size), np.int16),
-                np.zeros((0, *size), np.float32),
-            )
-        ]
+        rgb = [np.zeros((0, *size, 3), np.uint8)]
+        ids = [np.zeros((0, *size), np.int16)]
+        depths = [np.zeros((0, *size), np.float32)]
+        for part in self.frames(scene, positions, yaws, pitches):
+            for whole, some in zip((rgb, ids, depths), part, strict=True):
+                whole.append(some)
+        return np.concatenate(rgb), np.concatenate(ids), np.concatenate(depths)
+
+    def frames(
+        self,
+        scene: Scene,
+        positions: Float[np.ndarray, "N 3"],
+        yaws: Float[np.ndarray, " N"],
+        pitches: Float[np.ndarray, " N"],
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """What ``render_depths`` returns, a few frames at a time."""
         for solids, poses, count in self._chunks(scene, positions, yaws, pitches):
             nearness, codes = _cast(solids, self._grid, *poses)
             rgb, ids = _paint(solids, self._grid, *poses, nearness, codes)
-            arrays = rgb, ids, 1 / np.asarray(nearness)
-            parts.append(tuple(np.asarray(array)[:count] for array in arrays))
-        rgb, ids, depths = zip(*parts, strict=True)
-        return np.concatenate(rgb), np.concatenate(ids), np.concatenate(depths)
+            depths = 1 / np.asarray(nearness)
+            yield np.asarray(rgb)[:count], np.asarray(ids)[:count], depths[:count]
 
     def count_pixels(
         self,
@@ -158,16 +167,6 @@ class Renderer:
             part = slice(start, start + CHUNK)
             poses = _pad(places[part], CHUNK), _pad(bases[part], CHUNK)
             yield solids, poses, len(places[part])
-
-
-def pixel_counts(
-    ids: Int16[np.ndarray, "N H W"], boxes: int
-) -> Int32[np.ndarray, "N boxes"]:
-    """How many pixels of each frame show each of the first ``boxes`` boxes."""
-    kinds = boxes - DOOR
-    numbers = ids.reshape(len(ids), -1) - DOOR + kinds * np.arange(len(ids))[:, None]
-    counts = np.bincount(numbers.ravel(), minlength=kinds * len(ids))
-    return counts.reshape(len(ids), kinds)[:, -DOOR:].astype(np.int32)
 
 
 def brightness(normal):
@@ -208,16 +207,16 @@ def solids_of(scene: Scene) -> Solids:
     def boxes(values, *shape: int) -> np.ndarray:
         return _pad(np.asarray(values, np.float32).reshape(-1, *shape), num_boxes)
 
-    def padded(values, kind=np.float32) -> np.ndarray:
+    def padded(values, kind: type = np.float32) -> np.ndarray:
         return _pad(np.asarray(values, kind), num_panels)
 
     return Solids(
-        num_boxes=np.int32(len(scene.boxes)),
+        num_boxes=np.array(len(scene.boxes), np.int32),
         centres=boxes([box.centre for box in scene.boxes], 3),
         halves=boxes([box.size / 2 for box in scene.boxes], 3),
         axes=boxes([box.axes for box in scene.boxes], 3, 3),
         box_colours=boxes([box.colour for box in scene.boxes], 3),
-        num_panels=np.int32(len(panels)),
+        num_panels=np.array(len(panels), np.int32),
         starts=padded([*outline, *starts]),
         along=padded(along[panels]),
         lengths=padded([*lengths, *(door.width for door in scene.doors)]),
@@ -227,7 +226,7 @@ def solids_of(scene: Scene) -> Solids:
         ahead=padded([1.0] * len(walls) + [DOOR_AHEAD] * len(behind)),
         panel_colours=padded(paint),
         panel_ids=padded([WALL] * len(walls) + [DOOR] * len(behind), np.int32),
-        height=np.float32(scene.height),
+        height=np.array(scene.height, np.float32),
         floor=colours["floor"] * brightness(np.array([0.0, 0, 1])).astype(np.float32),
         ceiling=colours["ceiling"] * np.float32(CEILING_LIGHT),
     )
