@@ -29,15 +29,7 @@ def get_config(arg: str | None = None) -> Config:
             "num_workers": 1,
             "tokenizer": {"vocab_size": 2048, "rooms": 600, "seed": 1000},
             "objective": {"place_layer": 2, "mention_layer": 4},
-            "optimizer": {
-                "rates": {"base": 1e-3},
-                "schedule": "cosine",
-                "warmup_ratio": 0.02,
-                "b1": 0.9,
-                "b2": 0.98,
-                "weight_decay": 0.01,
-                "clip_norm": 1.0,
-            },
+            "optimizer": {"rate": 3e-3, "adam_rate": 1e-3, "warmup_ratio": 0.02},
             "checkpoint": {
                 "every": 0.02,
                 "every_steps": 0,

@@ -5,6 +5,7 @@ from dataclasses import replace
 from tests import micro
 from vica_jax.models.config import SiglipConfig, VicaConfig, make_layout
 from vica_jax.pretrain.settings import (
+    MuonSettings,
     ObjectiveSettings,
     PretrainSettings,
     TokenizerSettings,
@@ -12,7 +13,6 @@ from vica_jax.pretrain.settings import (
 from vica_jax.train.settings import (
     CheckpointSettings,
     LogSettings,
-    OptimizerSettings,
 )
 
 VOCAB = 640
@@ -40,7 +40,7 @@ SETTINGS = PretrainSettings(
     groups=((3, 48), (2, 96)),
     tokenizer=TokenizerSettings(vocab_size=VOCAB, rooms=12, seed=9),
     objective=ObjectiveSettings(place_layer=1, mention_layer=1),
-    optimizer=OptimizerSettings(rates={"base": 1e-3}),
+    optimizer=MuonSettings(rate=3e-3, adam_rate=1e-3),
     num_workers=2,
     checkpoint=CheckpointSettings(every_steps=3),
     log=LogSettings(tensorboard=False, progress=False),

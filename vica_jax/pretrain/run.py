@@ -17,6 +17,7 @@ from vica_jax.models.config import VicaConfig
 from vica_jax.models.variants import VARIANTS
 from vica_jax.models.vica import Vica, init_vica
 from vica_jax.pretrain.loss import Objective, init_heads, objective_loss
+from vica_jax.pretrain.optimizer import make_muon
 from vica_jax.pretrain.rooms import (
     BEFORE,
     CATEGORIES,
@@ -29,16 +30,15 @@ from vica_jax.pretrain.stream import RoomStream
 from vica_jax.pretrain.words import END, TURN_END, train_tokenizer, write_tokenizer
 from vica_jax.train.loop import check_finite
 from vica_jax.train.metrics import Tracker
-from vica_jax.train.optimizer import clip_by_norm, make_optimizer, make_schedule
-from vica_jax.train.partition import leaves
+from vica_jax.train.optimizer import Schedule, clip_by_norm, make_schedule
 from vica_jax.train.resume import check_same_settings
+from vica_jax.train.settings import OptimizerSettings
 from vica_jax.train.stage import RunError
 from vica_jax.train.state import TrainState
 from vica_jax.typing import Params
 
 log = logging.getLogger(__name__)
 CHECKPOINTS, EXPORT, TOKENIZER = "checkpoints", "export", "tokenizer"
-RATE = "base"
 # What may differ between a run and its resumption.
 FREE = ("num_workers", "checkpoint", "log")
 
@@ -66,10 +66,8 @@ def run(
     objective = Objective(
         before=tuple(before), num_categories=len(CATEGORIES), **plain(asked)
     )
-    schedule = make_schedule(settings.optimizer, settings.steps)
     like = jax.eval_shape(lambda: initial_params(settings, cfg, objective))
-    groups = {path: RATE for path, _ in leaves(like)}
-    optimizer = make_optimizer(settings.optimizer, groups, schedule)
+    optimizer = make_muon(settings.optimizer, like, schedule_of(settings))
     checkpoints = TrainingCheckpoints(
         workdir / CHECKPOINTS,
         keep_last=settings.checkpoint.keep_last,
@@ -113,6 +111,13 @@ def make_tokenizer(settings: PretrainSettings, folder: Path) -> Any:
         folder.mkdir(parents=True, exist_ok=True)
         write_tokenizer(train_tokenizer(texts, names, made.vocab_size), folder)
     return load_tokenizer(folder)
+
+
+def schedule_of(settings: PretrainSettings) -> Schedule:
+    """The factor of both rates: the stages' warm-up and cosine."""
+    ratio = settings.optimizer.warmup_ratio
+    shape = OptimizerSettings(rates={}, warmup_ratio=ratio)
+    return make_schedule(shape, settings.steps)
 
 
 def initial_params(
@@ -210,8 +215,7 @@ def _train(
         settings.rooms_before(step),
         settings.num_workers,
     )
-    schedule = make_schedule(settings.optimizer, settings.steps)
-    rate = settings.optimizer.rates[RATE]
+    rate, schedule = settings.optimizer.rate, schedule_of(settings)
     with tracker, rooms:
         last = time.perf_counter()
         while step < settings.steps:
@@ -226,7 +230,7 @@ def _train(
             now = time.perf_counter()
             step += 1
             values |= {
-                f"learning_rate/{RATE}": rate * float(schedule(jnp.asarray(step - 1))),
+                "learning_rate": rate * float(schedule(jnp.asarray(step - 1))),
                 "examples": size,
                 "rooms": settings.rooms_before(step),
                 "step_seconds": now - last,

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from vica_jax.train.settings import (
     CheckpointSettings,
     LogSettings,
-    OptimizerSettings,
     SettingsError,
     check_least,
 )
@@ -39,6 +38,22 @@ class ObjectiveSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MuonSettings:
+    """Rates of matrices (Muon) and of all else (Adam, with ``b2``); warm-up, then a
+    cosine down to 0."""
+
+    rate: float
+    adam_rate: float
+    warmup_ratio: float = 0.03
+    b2: float = 0.98
+    weight_decay: float = 0.01  # of matrices
+    clip_norm: float = 1.0
+
+    def __post_init__(self):
+        check_least(self, 0.0, "rate", "adam_rate", "weight_decay", "clip_norm")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PretrainSettings:
     """One run on generated rooms.
 
@@ -61,7 +76,7 @@ class PretrainSettings:
     groups: tuple[tuple[int, int], ...]
     tokenizer: TokenizerSettings
     objective: ObjectiveSettings
-    optimizer: OptimizerSettings
+    optimizer: MuonSettings
     num_workers: int = 1
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     log: LogSettings = field(default_factory=LogSettings)
