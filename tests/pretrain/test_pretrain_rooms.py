@@ -6,16 +6,14 @@ import pytest
 from tests.pretrain.small_rooms import CFG, SETTINGS
 from vica_jax.pretrain.rooms import (
     CATEGORIES,
-    LEAST_SEEN,
     NAMES,
     PROFILES,
     RoomMaker,
     RoomShape,
     asked_as,
-    count_pixels,
     film_room,
-    question_texts,
     spread,
+    training_texts,
 )
 from vica_jax.pretrain.targets import (
     FAR,
@@ -26,6 +24,7 @@ from vica_jax.pretrain.targets import (
 )
 from vica_jax.pretrain.words import TURN_END, name_ids, train_tokenizer
 from vica_jax.world.camera import Camera
+from vica_jax.world.film import LEAST_SHARE
 from vica_jax.world.render import Renderer
 
 SHAPE = RoomShape(
@@ -39,7 +38,7 @@ SHAPE = RoomShape(
 @pytest.fixture(scope="module")
 def tokenizer():
     names = [spelling for spellings in NAMES for spelling in spellings]
-    return train_tokenizer(question_texts(9, range(12)), names, 640)
+    return train_tokenizer(training_texts(9, 12), names, 640)
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +110,11 @@ def test_mentions_hold_only_what_is_true_of_the_category(room):
 
 
 def test_first_seen_is_the_first_frame_with_enough_pixels(room):
-    pixels = count_pixels(room.ids, len(room.scene.boxes))
-    for k in range(len(room.scene.boxes)):
-        assert pixels[:, k].tolist() == [int((ids == k).sum()) for ids in room.ids]
+    boxes = range(len(room.scene.boxes))
+    pixels = np.array([[(ids == k).sum() for k in boxes] for ids in room.ids])
     for category, seconds in room.scene.first_seen.items():
         own = [k for k, b in enumerate(room.scene.boxes) if b.category == category]
-        shown = pixels[:, own].max(1) >= LEAST_SEEN
+        shown = pixels[:, own].max(1) >= LEAST_SHARE * 48 * 36
         taken = np.linspace(0, round(room.seconds * 10) - 1, 4).astype(int) / 10
         assert seconds == pytest.approx(taken[shown.argmax()])
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from tests.pretrain.small_rooms import VOCAB
 from vica_jax.data.conversation import always_supervised
 from vica_jax.data.tokenizer import load_tokenizer
-from vica_jax.pretrain.rooms import CATEGORIES, NAMES, question_texts
+from vica_jax.pretrain.rooms import CATEGORIES, NAMES, training_texts
 from vica_jax.pretrain.words import (
     JOINED,
     TURN,
@@ -21,7 +21,7 @@ SPELLINGS = [spelling for spellings in NAMES for spelling in spellings]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
-    made = train_tokenizer(question_texts(9, range(12)), SPELLINGS, VOCAB)
+    made = train_tokenizer(training_texts(9, 12), SPELLINGS, VOCAB)
     write_tokenizer(made, folder)
     return folder
 
@@ -66,7 +66,7 @@ def test_training_finds_its_three_tokens(tokenizer):
 
 
 def test_the_same_texts_make_the_same_files(folder, tmp_path):
-    made = train_tokenizer(question_texts(9, range(12)), SPELLINGS, VOCAB)
+    made = train_tokenizer(training_texts(9, 12), SPELLINGS, VOCAB)
     write_tokenizer(made, tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()

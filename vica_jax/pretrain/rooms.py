@@ -18,17 +18,22 @@ from vica_jax.pretrain.targets import cell_targets, mention_targets, pose_target
 from vica_jax.pretrain.words import TURN, TURN_END
 from vica_jax.world.asking import ask_all
 from vica_jax.world.camera import Camera
+from vica_jax.world.captions import caption_frame, see
 from vica_jax.world.catalogue import CATALOGUE, plural
+from vica_jax.world.film import LEAST_SHARE, pixel_counts
 from vica_jax.world.generate import make_scene
+from vica_jax.world.interview import interview
+from vica_jax.world.make import WALK
 from vica_jax.world.question import IMAGE, Question
+from vica_jax.world.records import make_record
 from vica_jax.world.render import Renderer
-from vica_jax.world.scene import Scene, SceneError
+from vica_jax.world.scene import Scene
 from vica_jax.world.walk import Walk, make_walk
 
-WALK, ASK, PHRASE = range(100, 103)  # of random streams
+ASK, PHRASE = 100, 101  # streams of the seed
+TOLD = 4
 CATEGORIES = tuple(CATALOGUE)
 NAMES = tuple((name, plural(name)) for name in CATEGORIES)
-LEAST_SEEN = 40  # pixels of a frame from which a thing counts as seen
 # How often a question is asked in a benchmark's prompt; the rest is ViCA-322K's form.
 PROFILES = {"vica_readme": 0.5, "official": 0.15}
 BEFORE = f"{TURN}system\n{SYSTEM}{TURN_END}\n{TURN}user\n"
@@ -149,14 +154,15 @@ def film_room(renderer: Renderer, seed: int, number: int, frames: int) -> Room:
     taken = np.linspace(0, len(walk) - 1, frames).astype(int)
     walk = walk.at(taken)
     rgb, ids = renderer.render(scene, walk.positions, walk.yaws, walk.pitches)
-    pixels = count_pixels(ids, len(scene.boxes))
+    pixels = pixel_counts(ids, len(scene.boxes))
+    least = LEAST_SHARE * ids[0].size
     seen: dict[str, float] = {}
     for column, box in enumerate(scene.boxes):
-        frames_seen = np.flatnonzero(pixels[:, column] >= LEAST_SEEN)
+        frames_seen = np.flatnonzero(pixels[:, column] >= least)
         if len(frames_seen):
             at = float(taken[frames_seen[0]] / walk.rate)
             seen[box.category] = min(at, seen.get(box.category, at))
-    hidden = np.flatnonzero(pixels.max(0) < LEAST_SEEN)
+    hidden = np.flatnonzero(pixels.max(0) < least)
     scene = scene.with_first_seen(seen)
     rng = np.random.default_rng([seed, ASK, number])
     questions = ask_all(scene, rng, hidden={int(k) for k in hidden})
@@ -168,14 +174,6 @@ def film_room(renderer: Renderer, seed: int, number: int, frames: int) -> Room:
         seconds=seconds,
         questions=questions,
     )
-
-
-def count_pixels(ids: np.ndarray, boxes: int) -> np.ndarray:
-    """Pixels of every box in every frame, int64 ``[F,boxes]``."""
-    frames = len(ids)
-    slot = np.arange(frames)[:, None, None] * (boxes + 1) + np.maximum(ids, -1) + 1
-    counts = np.bincount(slot.ravel(), minlength=frames * (boxes + 1))
-    return counts.reshape(frames, boxes + 1)[:, 1:]
 
 
 def spread(questions: Sequence[Question], rng: np.random.Generator) -> list[Question]:
@@ -195,18 +193,41 @@ def spread(questions: Sequence[Question], rng: np.random.Generator) -> list[Ques
     return order
 
 
-def question_texts(seed: int, numbers: Sequence[int]) -> list[str]:
-    """Turns of many rooms' questions without films, to train a tokenizer on."""
-    texts = []
-    for number in numbers:
+def training_texts(seed: int, rooms: int) -> list[str]:
+    """Turns to train a tokenizer on: the questions on ``rooms`` rooms, and of one room
+    in TOLD all that is told of it too. Nothing is filmed but for the captions.
+    """
+    texts: list[str] = []
+    renderer = Renderer(Camera(width=64, height=48))
+    for number in range(rooms):
         scene = make_scene(seed, number)
         seen = {name: float(at) for at, name in enumerate(scene.categories)}
-        rng = np.random.default_rng([seed, ASK, number])
-        try:
-            questions = ask_all(scene.with_first_seen(seen), rng)
-        except SceneError:
-            continue
-        for question in questions:
+        scene = scene.with_first_seen(seen)
+        rng = np.random.default_rng([seed, PHRASE, number])
+        turns = []
+        for question in ask_all(scene, rng):
             asked = asked_as(question, rng)
-            texts.append(f"{BEFORE}{asked.text}{AFTER}{asked.answer}{TURN_END}\n")
+            turns.append((asked.text, asked.answer))
+        if number % TOLD == 0:
+            records = interview(scene, seed, number=number).files
+            told = [r for n, rs in records.items() if "base/" not in n for r in rs]
+            told += _caption_records(renderer, scene, seed, number)
+            for record in told:
+                said = [turn["value"] for turn in record["conversations"]]
+                turns += zip(said[::2], said[1::2], strict=True)
+        for asked, answer in turns:
+            text = asked.removeprefix(IMAGE)
+            texts.append(f"{BEFORE}{text}{AFTER}{answer}{TURN_END}\n")
     return texts
+
+
+def _caption_records(
+    renderer: Renderer, scene: Scene, seed: int, number: int
+) -> list[dict[str, Any]]:
+    rng = np.random.default_rng([seed, WALK, number])
+    walk = make_walk(scene, rng, frames=4)
+    _, ids = renderer.render(scene, walk.positions, walk.yaws, walk.pitches)
+    return [
+        make_record([caption_frame(scene, see(shown, len(scene.boxes)), at, rng)])
+        for shown, at in zip(ids, walk.positions, strict=True)
+    ]

@@ -23,7 +23,7 @@ from vica_jax.pretrain.rooms import (
     CATEGORIES,
     NAMES,
     RoomShape,
-    question_texts,
+    training_texts,
 )
 from vica_jax.pretrain.settings import PretrainSettings
 from vica_jax.pretrain.stream import RoomStream
@@ -106,7 +106,7 @@ def make_tokenizer(settings: PretrainSettings, folder: Path) -> Any:
     """The run's tokenizer, made where it is not there yet."""
     if not (folder / "tokenizer_config.json").exists():
         made = settings.tokenizer
-        texts = question_texts(made.seed, range(made.rooms))
+        texts = training_texts(made.seed, made.rooms)
         names = [spelling for spellings in NAMES for spelling in spellings]
         folder.mkdir(parents=True, exist_ok=True)
         write_tokenizer(train_tokenizer(texts, names, made.vocab_size), folder)

@@ -148,16 +148,88 @@ THEMES: dict[str, tuple[str, ...]] = {
     "studio": ("bed", "sofa", "refrigerator", "table", "tv"),
 }
 
-_IRREGULAR = {"shelf": "shelves", "bookshelf": "bookshelves"}
+# Nouns that annotations of rooms end in: the labels of ScanNet (its 200 classes),
+# ScanNet++, ARKitScenes and VSI-Bench, and what else stands in homes and offices.
+_NOUN_LIST = """
+    alarm animal appliance armchair backpack bag ball bar basin basket bathrobe
+    bathtub battery beam bed bench bicycle bike bin blackboard blanket blind
+    board boiler book bookcase bottle bowl box breadbox brick briefcase broom
+    brush bucket bunk cabinet cable calendar camera can candle cap car carpet
+    carrier cart case ceiling chair chandelier chest cleaner clock closet cloth
+    coat column comforter computer conditioner console container cooker cooler
+    copier couch counter countertop cover crate crib cup cupboard curtain
+    cushion cutter decoration desk detector detergent dish dishwasher dispenser
+    display divider doll door doorframe drape drawer dresser dryer duct dumbbell
+    dustpan easel extinguisher fan faucet file fireplace flag floor flower
+    footrest footstool frame freezer fridge garbage glass glove grill guitar
+    hamper handle handrail hanger hat head headboard headphone heater helmet
+    holder hood hook hydrant iron jacket jar kettle key keyboard kitchenette
+    knob ladder lamp lampshade lantern laptop ledge light lock locker
+    loudspeaker loveseat machine magazine mailbox maker mannequin mat mattress
+    microphone microscope microwave mirror monitor mop mug nightstand notebook
+    object organizer ottoman outlet oven pack package pad painting pan panel
+    paper partition pedestal phone photo photograph piano picture pillar pillow
+    pipe pitcher plant plate plug plunger podium poster pot pouf pouffe printer
+    projector purse quilt rack radiator rail railing rangehood recliner
+    refrigerator remote robe rod roll roller router rug sack scale scanner
+    screen screwdriver sculpture seat sheet shirt shoe shower shredder shutter
+    sign sink skateboard slipper soap socket sofa speaker sponge stair stall
+    stand statue stereo stick stool stove strip structure suitcase sweater
+    switch table tank tap tapestry teapot telephone television thermostat tie
+    tissue toaster toilet tool toolbox toothbrush towel tower toy tray treadmill
+    tripod trolley tub tube tv umbrella unit urinal vacuum vanity vase vent wall
+    wardrobe washbasin washer washstand watch whiteboard window windowsill
+    workbench
+"""
+_NOUNS = frozenset(_NOUN_LIST.split())
+_IRREGULAR = {
+    "knife": "knives",
+    "loaf": "loaves",
+    "mouse": "mice",
+    "person": "people",
+    "shelf": "shelves",
+    "bookshelf": "bookshelves",
+}
+_PLURAL = {
+    "bookshelves",
+    "clothes",
+    "glasses",
+    "pants",
+    "scissors",
+    "shelves",
+    "trousers",
+}
+_UNCOUNTED = {"cardboard", "clothing", "furniture", "laundry", "luggage", "trash"}
+_WITH_ES = ("s", "x", "z", "ch", "sh")
 
 
 def plural(category: str) -> str:
-    """``"trash bin"`` -> ``"trash bins"``; SceneError for a category nobody listed."""
-    if category in _IRREGULAR:
-        return _IRREGULAR[category]
-    if category not in CATALOGUE:
+    """``"trash bin"`` -> ``"trash bins"``, ``"tv_monitor"`` -> ``"tv_monitors"``.
+
+    The last word takes the plural, or the last before ``of``; the words in front of it
+    are free. SceneError for a category whose last word nobody listed. (inflect and
+    pattern make a plural of any string, so a label that is no noun would be asked
+    about; a list says so.)
+    """
+    noun, of, rest = category.partition(" of ")
+    start = max(noun.rfind(mark) for mark in " _-") + 1
+    front, word = noun[:start], noun[start:]
+    known = word.lower()
+    if known in _PLURAL or (known[-1:] == "s" and known[:-1] in _NOUNS):
+        return category
+    if known in _UNCOUNTED:
+        return f"pieces of {category}"
+    if known in _IRREGULAR:
+        word = _IRREGULAR[known]
+    elif known not in _NOUNS:
         raise SceneError(
-            f"category {category!r} has no known plural: add it to the tables of "
-            "vica_jax/world/catalogue.py"
+            f"category {category!r} has no known plural: use a common noun, or add "
+            "it to the tables of vica_jax/world/catalogue.py"
         )
-    return category + "s"
+    elif known.endswith(_WITH_ES):
+        word += "es"
+    elif known.endswith("y") and known[-2] not in "aeiou":
+        word = word[:-1] + "ies"
+    else:
+        word += "s"
+    return front + word + of + rest

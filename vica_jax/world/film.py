@@ -167,7 +167,8 @@ def _add_stream(file: Any, frame: np.ndarray, rate: float) -> Any:
 def pixel_counts(ids: np.ndarray, boxes: int) -> Int32[np.ndarray, "N boxes"]:
     """How many pixels show each of the first ``boxes`` boxes, by ids ``[N, H, W]``
     (negative where no box is)."""
-    numbers = np.maximum(ids.reshape(len(ids), -1), -1).astype(np.int64) + 1
+    flat = ids.reshape(len(ids), math.prod(ids.shape[1:]))
+    numbers = np.maximum(flat, -1).astype(np.int64) + 1
     numbers += (boxes + 1) * np.arange(len(ids))[:, None]
     counts = np.bincount(numbers.ravel(), minlength=(boxes + 1) * len(ids))
     return counts.reshape(len(ids), boxes + 1)[:, 1:].astype(np.int32)
@@ -205,7 +206,10 @@ def read_film(path: str | os.PathLike[str]) -> Film:
         poses = np.array(value["poses"], np.float64).reshape(-1, 5)
         pixels = np.zeros((len(value["pixels"]), int(value["boxes"])), np.int32)
         for row, shown in zip(pixels, value["pixels"], strict=True):
-            row[shown[::2]] = shown[1::2]
+            for box, count in zip(shown[::2], shown[1::2], strict=True):
+                if box not in range(len(row)):
+                    raise ValueError(f"no box {box}")
+                row[box] = count
         if len(pixels) != len(poses):
             raise ValueError(f"{len(poses)} poses, {len(pixels)} lists of pixels")
         width, height = map(int, value["size"])

@@ -8,64 +8,22 @@ its kind, and what a room holds says nothing on how large it is.
 
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Container
 
 import numpy as np
 
 from vica_jax.world.catalogue import CATALOGUE, THEMES, Kind
-from vica_jax.world.placement import (
-    Draws,
-    Piece,
-    Wall,
-    lane,
-    meet,
-    piece,
-    walls_of,
-)
-from vica_jax.world.scene import Box, Door, Scene, SceneError, upright
+from vica_jax.world.placement import Draws, Piece, piece
+from vica_jax.world.plan import GAP, Plan, draw_plan
+from vica_jax.world.scene import Box, Scene, SceneError, polygon_area, upright
 
 STREAM = 1  # the seed's stream of rooms: films and questions draw from others
-AREA = (8.0, 45.0)  # square metres, log-uniform
-HALF_LANE = 0.4  # metres kept free on both sides of the way
-GAP = 0.04  # metres between pieces
 FEWEST, MOST = 4, 14  # pieces
 SINGLES = 4  # categories with one piece, at least
+LARGEST = 6  # pieces in a group
+FACTOR = (0.65, 1.5)  # of a kind's longest side, log-uniform
 ATTEMPTS = 20  # rooms drawn until one has enough in it
 TRIES = 24  # places tried for a piece
-
-Point = tuple[float, float]
-
-
-@dataclass(kw_only=True)
-class Plan:
-    """A room being furnished, before it is turned: arms reach up from a rectangle."""
-
-    outline: list[Point]
-    base: tuple[float, float, float, float]
-    arms: list[tuple[float, float]]
-    top: float
-    height: float
-    walls: list[Wall]
-    cuts: list[Piece]
-    doors: list[Door] = field(default_factory=list)
-    ways: list[Piece] = field(default_factory=list)
-    island: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
-    things: list[tuple[Kind, Piece]] = field(default_factory=list)
-
-    def fits(self, new: Piece) -> bool:
-        """Whether a piece is inside the room and clear of everything."""
-        reach_x = new.half_x * abs(new.cos) + new.half_y * abs(new.sin)
-        reach_y = new.half_x * abs(new.sin) + new.half_y * abs(new.cos)
-        left, bottom, right, _ = self.base
-        return (
-            left <= new.x - reach_x
-            and new.x + reach_x <= right
-            and bottom <= new.y - reach_y
-            and new.y + reach_y <= self.top
-            and not any(meet(new, cut, 0.0) for cut in self.cuts)
-            and not any(meet(new, way, 0.0) for way in self.ways)
-            and not any(meet(new, old, GAP) for _, old in self.things)
-        )
 
 
 def make_scene(seed: int, number: int) -> Scene:
@@ -77,209 +35,67 @@ def make_scene(seed: int, number: int) -> Scene:
     draws = Draws(np.random.default_rng([seed, STREAM, number]))
     name = f"room{seed}_{number:05}"
     for _ in range(ATTEMPTS):
-        plan = _draw_plan(draws)
-        _lay_way(plan, draws)
+        plan = draw_plan(draws)
         _furnish(plan, draws)
-        counts = Counter(kind.name for kind, _ in plan.things)
-        alone = sum(n == 1 for n in counts.values())
-        if len(plan.things) >= FEWEST and alone >= SINGLES:
+        if len(plan.things) >= FEWEST and _alone(plan) >= SINGLES:
             return _scene(plan, name, draws)
     raise SceneError(f"{name}: no room with {FEWEST} pieces in {ATTEMPTS} attempts")
 
 
-def _draw_plan(draws: Draws) -> Plan:
-    area = draws.ratio(*AREA)
-    form = "rectangle"
-    if area > 11:
-        form = draws.weighted(
-            ("rectangle", "L", "T", "U"),
-            {"rectangle": 0.64, "L": 0.18, "T": 0.09, "U": 0.09}.__getitem__,
-        )
-    aspect = draws.ratio(0.62, 1.62)  # of the bounding rectangle
-    part = draws.between(0.25, 0.42) if form != "rectangle" else 0.0  # the arms' height
-    intervals: list[Point] = []
-    if form == "L":
-        width = draws.between(0.42, 0.68)
-        intervals = [(0.0, width) if draws.unit() < 0.5 else (1 - width, 1.0)]
-    elif form == "T":
-        width = draws.between(0.42, 0.6)
-        left = draws.between(0.15, 0.85 - width)
-        intervals = [(left, left + width)]
-    elif form == "U":
-        width = draws.between(0.34, 0.4)
-        intervals = [(0.0, width), (1 - draws.between(0.34, 0.4), 1.0)]
-    filled = 1 - part * (1 - sum(b - a for a, b in intervals)) if intervals else 1.0
-    w = math.sqrt(area / filled * aspect)
-    h = area / filled / w
-    left, bottom, top = -w / 2, -h / 2, h / 2
-    shoulder = top - part * h
-    arms = [(left + a * w, left + b * w) for a, b in intervals]
-    outline = [(left, bottom), (-left, bottom)]
-    if not arms:
-        outline += [(-left, top), (left, top)]
-    else:
-        if arms[-1][1] < -left:
-            outline.append((-left, shoulder))
-        for a, b in reversed(arms):
-            if b < -left:
-                outline.append((b, shoulder))
-            outline += [(b, top), (a, top)]
-            if a > left:
-                outline.append((a, shoulder))
-        if arms[0][0] > left:
-            outline.append((left, shoulder))
-    edges = [left, *(x for arm in arms for x in arm), -left]
-    cuts = [
-        piece((a + b) / 2, (shoulder + top) / 2, b - a, top - shoulder)
-        for a, b in zip(edges[::2], edges[1::2], strict=True)
-        if arms and b - a > 1e-9
-    ]
-    return Plan(
-        outline=outline,
-        base=(left, bottom, -left, shoulder),
-        arms=arms,
-        top=top,
-        height=draws.between(2.4, 3.0),
-        walls=walls_of(outline),
-        cuts=cuts,
-    )
-
-
-def _depths(draws: Draws, room: float) -> tuple[float, float]:
-    """Depths left for furniture along two opposite walls ``room`` metres apart."""
-    depths = []
-    for _ in range(2):
-        kind = draws.unit()
-        if kind < 0.12:
-            depths.append(draws.between(0.05, 0.4))
-        elif kind < 0.62:
-            depths.append(draws.between(0.5, 1.0))
-        else:
-            depths.append(draws.between(1.0, 2.3))
-    scale = min(1.0, (room - 2 * HALF_LANE - 0.3) / sum(depths))
-    return depths[0] * scale, depths[1] * scale
-
-
-def _lay_way(plan: Plan, draws: Draws) -> None:
-    """Doors, and strips kept free: a loop, spurs into the arms, ways from the doors."""
-    left, bottom, right, shoulder = plan.base
-    a, b = _depths(draws, right - left)
-    x0, x1 = left + a + HALF_LANE, right - b - HALF_LANE
-    a, b = _depths(draws, shoulder - bottom)
-    y0, y1 = bottom + a + HALF_LANE, shoulder - b - HALF_LANE
-    plan.island = (x0 + HALF_LANE, y0 + HALF_LANE, x1 - HALF_LANE, y1 - HALF_LANE)
-    loop = [(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)]
-    ways = [lane(p, q, HALF_LANE) for p, q in zip(loop, loop[1:], strict=False)]
-    spurs = []
-    for start, stop in plan.arms:
-        x = draws.between(start + HALF_LANE, stop - HALF_LANE)
-        end = shoulder + draws.between(0.4, 0.8) * (plan.top - shoulder)
-        end = min(end, plan.top - HALF_LANE)
-        spurs.append((x, end))
-        ways.append(lane((x, y1), (x, end), HALF_LANE))
-        if not x0 <= x <= x1:
-            ways.append(lane((x, y1), (x0 if x < x0 else x1, y1), HALF_LANE))
-    wanted = 1 + (draws.unit() < 0.25 and right - left > 4)
-    for _ in range(12):
-        if len(plan.doors) == wanted:
-            break
-        wall = draws.weighted(range(len(plan.walls)), lambda i: plan.walls[i].length)
-        width = draws.between(0.75, 1.0)
-        edge = plan.walls[wall]
-        spare = edge.length - width - 0.3
-        if spare < 0 or any(door.wall == wall for door in plan.doors):
-            continue
-        start = draws.between(0.15, 0.15 + spare)
-        plan.doors.append(
-            Door(
-                wall=wall,
-                start=start,
-                width=width,
-                height=draws.between(1.95, 2.1),
-            )
-        )
-        middle = start + width / 2
-        ways.append(lane(edge.at(middle, 0.1), edge.at(middle, 0.5), width / 2))
-        px, py = edge.at(middle, 0.5)
-        inside = [
-            (x, end)
-            for (x, end), (a, b) in zip(spurs, plan.arms, strict=True)
-            if py > shoulder - 0.3 and a <= px <= b
-        ]
-        if inside:
-            x, end = inside[0]
-            near = (x, min(max(py, y1), end))
-        else:
-            near = _nearest_on_loop(px, py, x0, y0, x1, y1)
-        if math.dist((px, py), near) > 0.05:
-            ways.append(lane((px, py), near, HALF_LANE))
-    plan.ways = ways
-
-
-def _nearest_on_loop(
-    x: float, y: float, x0: float, y0: float, x1: float, y1: float
-) -> Point:
-    u, v = min(max(x, x0), x1), min(max(y, y0), y1)
-    if (u, v) != (x, y):
-        return u, v
-    sides = [(x - x0, (x0, y)), (x1 - x, (x1, y)), (y - y0, (x, y0)), (y1 - y, (x, y1))]
-    return min(sides)[1]
-
-
 def _furnish(plan: Plan, draws: Draws) -> None:
+    """Chooses what stands in a room, and stands it there as far as there is room."""
     theme = THEMES[draws.pick(sorted(THEMES))]
-    area = sum(
-        plan.outline[i - 1][0] * plan.outline[i][1]
-        - plan.outline[i][0] * plan.outline[i - 1][1]
-        for i in range(len(plan.outline))
+    most = min(MOST, int(4 + 0.55 * plan.area))
+    wanted = draws.whole(min(7, most), most)
+    alone = min(SINGLES + (draws.unit() < 0.4) + (draws.unit() < 0.2), wanted)
+    groups: list[int] = []
+    while (left := wanted - alone - sum(groups)) >= 2:
+        # Never one left over: a group that finds no room for all is small enough.
+        copies = min(draws.whole(2, LARGEST + 2), LARGEST, left)
+        groups.append(left if left - copies == 1 and left <= LARGEST else copies)
+    # Groups choose first: most kinds are seldom seen in numbers.
+    chosen: dict[str, int] = {}
+    for copies in groups + [1] * (wanted - sum(groups)):
+        kind = _choose(chosen, theme, copies, draws)
+        chosen[kind.name] = copies
+    order = sorted(
+        (CATALOGUE[name] for name in chosen), key=lambda k: -k.size[0] * k.size[1]
     )
-    wanted = draws.whole(FEWEST, min(MOST, int(4 + area / 2 * 0.5)))
-    kinds = list(CATALOGUE.values())
-    chosen: list[tuple[Kind, int]] = []
-
-    def take(copies: int) -> None:
-        taken = {kind.name for kind, _ in chosen}
-        rest = [kind for kind in kinds if kind.name not in taken]
-        if rest:
-            kind = draws.weighted(
-                rest,
-                lambda k: (
-                    (k.weight if copies == 1 else k.several)
-                    * (3 if k.name in theme else 1)
-                ),
-            )
-            chosen.append((kind, copies))
-
-    left = wanted - SINGLES
-    while left >= 2 and draws.unit() < 0.85:
-        copies = min(left, draws.whole(2, 6))
-        take(copies)
-        left -= copies
-    for _ in range(SINGLES + min(left, 4)):
-        take(1)
-    # Large pieces first: they find no room later.
-    chosen.sort(key=lambda c: -c[0].size[0] * c[0].size[1])
-    for kind, copies in chosen:
+    for kind in order:  # large pieces first: they would find no room later
         size = _draw_size(kind, plan.height, draws)
-        for _ in range(copies):
+        for _ in range(chosen[kind.name]):
             _place(plan, kind, size, draws)
-    counts = Counter(kind.name for kind, _ in plan.things)
-    alone = sum(n == 1 for n in counts.values())
-    for _ in range(8):
-        if alone >= SINGLES:
+    for _ in range(8):  # in place of those that found no room
+        if _alone(plan) >= alone or len(chosen) == len(CATALOGUE):
             break
-        rest = [kind for kind in kinds if kind.name not in counts]
-        kind = draws.pick(rest)
-        if _place(plan, kind, _draw_size(kind, plan.height, draws), draws):
-            counts[kind.name] = 1
-            alone += 1
+        kind = _choose(chosen, theme, 1, draws)
+        chosen[kind.name] = 1
+        _place(plan, kind, _draw_size(kind, plan.height, draws), draws)
 
 
-def _draw_size(
-    kind: Kind, height: float, draws: Draws
-) -> tuple[float, float, float]:
+def _choose(
+    taken: Container[str], theme: Container[str], copies: int, draws: Draws
+) -> Kind:
+    """A kind not ``taken`` yet."""
+    return draws.weighted(
+        [kind for kind in CATALOGUE.values() if kind.name not in taken],
+        lambda kind: (
+            (kind.weight if copies == 1 else kind.several)
+            * (3.0 if kind.name in theme else 1.0)
+        ),
+    )
+
+
+def _alone(plan: Plan) -> int:
+    """Categories with one piece."""
+    return sum(n == 1 for n in Counter(kind.name for kind, _ in plan.things).values())
+
+
+def _draw_size(kind: Kind, height: float, draws: Draws) -> tuple[float, float, float]:
     """A size of a kind, the longest side 0.65 to 1.5 times the typical one."""
-    factor = draws.ratio(0.65, 1.5)
+    # Small and large ones are commoner than middling ones: a guess is worth less.
+    small, large = FACTOR
+    factor = small * (large / small) ** (0.5 - 0.5 * math.cos(math.pi * draws.unit()))
     longest = max(kind.size)
     w, d, h = (
         side * (factor if side == longest else factor**0.6 * draws.ratio(0.85, 1.18))
@@ -411,21 +227,17 @@ def _scene(plan: Plan, name: str, draws: Draws) -> Scene:
                         (thing.low + thing.high) / 2,
                     ]
                 ),
-                np.array(
-                    [2 * thing.half_x, 2 * thing.half_y, thing.high - thing.low]
-                ),
+                np.array([2 * thing.half_x, 2 * thing.half_y, thing.high - thing.low]),
                 thing.yaw + turn * math.pi / 2,
                 np.array(colour),
             )
         )
     outline = np.array(plan.outline) @ np.array([[c, s], [-s, c]], np.float64)
-    x, y = outline.T
-    area = float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2)
     return Scene(
         name=name,
         dataset="world",
         boxes=tuple(boxes),
-        area=area,
+        area=polygon_area(outline),
         outline=outline,
         height=plan.height,
         doors=tuple(plan.doors),

@@ -283,7 +283,8 @@ def _begin(out: Path, settings: WorldSettings) -> list[int]:
     if given.exists():
         _check_same(out, _read(given), settings)
         for path in out.rglob(".*"):  # what a killed process had begun to write
-            path.unlink(missing_ok=True)
+            if path.is_file():
+                path.unlink()
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise WorldError(f"{out} exists and is not an empty folder: choose another")
     else:

@@ -9,7 +9,6 @@ planes. So a pixel costs additions and comparisons, and no division until the en
 Numbers in a frame's ids: -1 ceiling, -2 floor, -3 wall, -4 door, k >= 0 box k.
 """
 
-import math
 from collections.abc import Iterator
 from functools import partial
 from itertools import product
@@ -22,16 +21,17 @@ from jaxtyping import Float, Float32, Int16, Int32, UInt8
 
 from vica_jax.world.camera import Camera, basis
 from vica_jax.world.film import pixel_counts
-from vica_jax.world.scene import Scene, SceneError
+from vica_jax.world.scene import Scene
+from vica_jax.world.solids import (
+    CEILING,
+    FLOOR,
+    WALL,
+    Solids,
+    brightness,
+    pad,
+    solids_of,
+)
 
-CEILING, FLOOR, WALL, DOOR = -1, -2, -3, -4
-
-# The light comes from the east, a little from the north, and from above. Half of it
-# reaches round things (half-Lambert), so that surfaces facing +x, +y, -y, -x are 0.86,
-# 0.74, 0.62, 0.50 as bright as their colour, what faces up 0.91, what faces down 0.45.
-LIGHT = np.array([0.60, 0.20, math.sqrt(1 - 0.60**2 - 0.20**2)], np.float32)
-DARKEST, BRIGHTEST = 0.38, 0.98
-CEILING_LIGHT = 0.95  # lit from below, as ceilings are by what the floor sends back
 DIMMING = 0.035  # brightness lost by a metre of depth
 DIMMEST = 0.6
 TILE = 0.5  # metres: the floor's pattern gives a scale
@@ -41,43 +41,9 @@ SKIRTING, SKIRTING_SHADE = 0.08, 0.7  # metres of darker wall above the floor
 CONTACT, CONTACT_SHADE = 0.3, 0.22  # metres above the floor that grow darker to it
 OUTLINE = 0.7  # brightness of the pixel along an edge between two things
 
-DOOR_AHEAD = 1.0002  # a door's nearness over its wall's: in front by a hair
-SEAM = 1e-3  # metres that walls reach past their corners, lest rays slip between
 OPEN = 1e9  # a nearness that never bounds
 LEAST = 1e-6  # metres: what a distance to a plane is at least
 CHUNK = 8  # frames of one call of the compiled program
-
-COLOURS = {
-    "floor": (0.55, 0.45, 0.36),
-    "wall": (0.88, 0.87, 0.84),
-    "ceiling": (0.95, 0.95, 0.94),
-    "door": (0.36, 0.22, 0.13),
-}
-
-
-class Solids(NamedTuple):
-    """A scene as float32 arrays padded to B boxes and P panels (walls, then doors).
-
-    A panel stands on the floor from ``starts`` for ``lengths`` metres along the unit
-    vector ``along``, up to ``tops``; the room is at its left.
-    """
-
-    num_boxes: np.ndarray  # int32[]
-    centres: np.ndarray  # [B, 3]
-    halves: np.ndarray  # [B, 3]
-    axes: np.ndarray  # [B, 3, 3]
-    box_colours: np.ndarray  # [B, 3]
-    num_panels: np.ndarray  # int32[]
-    starts: np.ndarray  # [P, 2]
-    along: np.ndarray  # [P, 2]
-    lengths: np.ndarray  # [P]
-    tops: np.ndarray  # [P]
-    ahead: np.ndarray  # [P]
-    panel_colours: np.ndarray  # [P, 3]
-    panel_ids: np.ndarray  # int32[P]
-    height: np.ndarray  # []
-    floor: np.ndarray  # [3]
-    ceiling: np.ndarray  # [3]
 
 
 class Renderer:
@@ -165,76 +131,8 @@ class Renderer:
         places = np.asarray(positions, np.float32)
         for start in range(0, len(places), CHUNK):
             part = slice(start, start + CHUNK)
-            poses = _pad(places[part], CHUNK), _pad(bases[part], CHUNK)
+            poses = pad(places[part], CHUNK), pad(bases[part], CHUNK)
             yield solids, poses, len(places[part])
-
-
-def brightness(normal):
-    """How bright a surface with that unit ``normal [..., 3]`` is, about 0.4..0.95."""
-    return DARKEST + (BRIGHTEST - DARKEST) * (0.5 + 0.5 * (normal @ LIGHT))
-
-
-def solids_of(scene: Scene) -> Solids:
-    """A scene's padded arrays. SceneError without an outline or without colours."""
-    if scene.outline is None or len(scene.outline) < 3:
-        raise SceneError(
-            f"scene {scene.name}: no outline, so it cannot be filmed: give it one"
-        )
-    for number, box in enumerate(scene.boxes):
-        if box.colour is None:
-            raise SceneError(
-                f"scene {scene.name}: box {number} ({box.category}) has no colour, so "
-                "it cannot be filmed; give it one"
-            )
-    colours = {
-        name: np.asarray(scene.colours.get(name, default), np.float32)
-        for name, default in COLOURS.items()
-    }
-    outline = np.asarray(scene.outline, np.float64)
-    edges = np.roll(outline, -1, 0) - outline
-    lengths = np.hypot(*edges.T)
-    along = edges / lengths[:, None]
-    walls = np.arange(len(outline))
-    behind = [door.wall for door in scene.doors]
-    starts = [outline[d.wall] + d.start * along[d.wall] for d in scene.doors]
-    panels = np.concatenate([walls, np.array(behind, int)])
-    normals = np.stack([-along[:, 1], along[:, 0], 0 * along[:, 0]], -1)
-    paint = np.array([colours["wall"]] * len(walls) + [colours["door"]] * len(behind))
-    paint = paint * brightness(normals)[panels, None]
-    num_boxes = -(-max(len(scene.boxes), 1) // 16) * 16
-    num_panels = -(-len(panels) // 16) * 16
-
-    def boxes(values, *shape: int) -> np.ndarray:
-        return _pad(np.asarray(values, np.float32).reshape(-1, *shape), num_boxes)
-
-    def padded(values, kind: type = np.float32) -> np.ndarray:
-        return _pad(np.asarray(values, kind), num_panels)
-
-    return Solids(
-        num_boxes=np.array(len(scene.boxes), np.int32),
-        centres=boxes([box.centre for box in scene.boxes], 3),
-        halves=boxes([box.size / 2 for box in scene.boxes], 3),
-        axes=boxes([box.axes for box in scene.boxes], 3, 3),
-        box_colours=boxes([box.colour for box in scene.boxes], 3),
-        num_panels=np.array(len(panels), np.int32),
-        starts=padded([*outline, *starts]),
-        along=padded(along[panels]),
-        lengths=padded([*lengths, *(door.width for door in scene.doors)]),
-        tops=padded(
-            [scene.height + 1.0] * len(walls) + [d.height for d in scene.doors]
-        ),
-        ahead=padded([1.0] * len(walls) + [DOOR_AHEAD] * len(behind)),
-        panel_colours=padded(paint),
-        panel_ids=padded([WALL] * len(walls) + [DOOR] * len(behind), np.int32),
-        height=np.array(scene.height, np.float32),
-        floor=colours["floor"] * brightness(np.array([0.0, 0, 1])).astype(np.float32),
-        ceiling=colours["ceiling"] * np.float32(CEILING_LIGHT),
-    )
-
-
-def _pad(array: np.ndarray, count: int) -> np.ndarray:
-    missing = count - len(array)
-    return np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])
 
 
 class _Grid(NamedTuple):
@@ -337,7 +235,7 @@ def _boxes_in_view(solids: Solids, grid: _Grid, place, base):
 
 def _panels_in_view(solids: Solids, grid: _Grid, place, base):
     """The same of panels; their numbers stay in order, so that doors follow walls."""
-    ends = jnp.stack([jnp.full_like(solids.lengths, -SEAM), solids.lengths + SEAM], 1)
+    ends = jnp.stack([jnp.zeros_like(solids.lengths), solids.lengths], 1)
     flat = solids.starts[:, None] + ends[..., None] * solids.along[:, None]
     low = jnp.concatenate([flat, jnp.zeros_like(flat[..., :1])], -1)
     high = low.at[..., 2].set(solids.tops[:, None])
@@ -415,16 +313,13 @@ def _panel_planes(solids: Solids, place, base):
     offset = place[:2] - solids.starts
     gap = (offset * normals).sum(-1)
     nearness = -(normals @ base[:, :2].T) / jnp.maximum(gap, LEAST)[:, None]
-    seen = (gap > 0)[:, None]
-    nearness = jnp.where(
-        seen, nearness * solids.ahead[:, None], jnp.array([-1.0, 0, 0])
-    )
+    nearness = jnp.where((gap > 0)[:, None], nearness, jnp.array([-1.0, 0, 0]))
     done = (offset * solids.along).sum(-1)[:, None]
     ahead = solids.along @ base[:, :2].T
-    start = nearness * (done + SEAM) + ahead
-    end = nearness * (solids.lengths[:, None] - done + SEAM) - ahead
+    start = nearness * done + ahead
+    end = nearness * (solids.lengths[:, None] - done) - ahead
     top = nearness * (solids.tops[:, None] - place[2]) - base[:, 2]
-    return jnp.stack([nearness, start, end, top], 1)
+    return jnp.stack([nearness * solids.ahead[:, None], start, end, top], 1)
 
 
 def _shade(ids, depth, place, base, grid: _Grid):

@@ -1,9 +1,8 @@
 """A person's walk through a room with a camera: in by the door and round the room.
 
-A clearance map on a grid says where one can stand; a few places far apart, taken in
-order around the room, are joined by cheapest paths and smoothed. The gaze goes round
-with the walk, looking across the room, after a start along the near side, so that
-things come into view one after another.
+The gaze pans once round and a little more. Of many such pans the one is taken that
+shows nearly everything, and shows one thing after another rather than all at once:
+what comes first into view is asked about, and a film of a second would otherwise tell.
 """
 
 import math
@@ -11,15 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vica_jax.world.scene import Box, Scene, SceneError
+from vica_jax.world.scene import Scene
+from vica_jax.world.walkway import find_way
 
-CELL = 0.12  # metres of the clearance map
-KEEP = 0.25  # metres from walls and from boxes taller than TALL
-KEEP_LOW = 0.1  # metres from lower boxes
-TALL = 1.2
-MARGIN = 0.04  # metres a path keeps beyond those where the map allows
 SECONDS = (12.0, 30.0)
-_STEPS = tuple((i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0))
+HEAD = (1.45, 1.65)  # metres
+SPEED = (0.4, 0.9)  # metres a second, where SECONDS allow
+PANS = 48  # tried
+MOMENTS = 24  # of the walk at which a pan is judged
+# What a pan is taken to show: radians on both sides, and above and below its centre.
+ASIDE, UPRIGHT = math.radians(37), math.radians(27)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,215 +53,142 @@ def make_walk(
     frames: int | None = None,
     rate: float = 10.0,
 ) -> Walk:
-    """A walk of ``frames`` frames, or 12 to 30 seconds at ``rate`` where None.
+    """A walk of ``frames`` frames, or of 12 to 30 seconds at ``rate`` where None.
 
-    Raises SceneError for a scene without an outline, or without a place to stand.
+    Every position keeps ``walkway.clearance``. Raises SceneError for a scene without
+    an outline, or without a place to stand.
     """
-    if scene.outline is None:
-        raise SceneError(f"{scene.name}: no outline, so no walk (give the floor's)")
-    if frames is None:
-        frames = round(rng.uniform(*SECONDS) * rate)
-    loop = _loop(scene, rng)
-    steps = np.linalg.norm(np.diff(loop, axis=0), axis=1)
+    way = find_way(scene, rng)
+    steps = np.linalg.norm(np.diff(way, axis=0), axis=1)
     along = np.concatenate([[0.0], np.cumsum(steps)])
+    if frames is None:
+        least = rng.uniform(SECONDS[0], 18.0)  # short ways are walked slowly
+        seconds = np.clip(along[-1] / rng.uniform(*SPEED), least, SECONDS[1])
+        frames = round(float(seconds) * rate)
     at = np.linspace(0.0, along[-1], frames)
-    height = rng.uniform(1.45, 1.65)
-    path = np.stack(
+    positions = np.stack(
         [
-            np.interp(at, along, loop[:, 0]),
-            np.interp(at, along, loop[:, 1]),
-            np.full(frames, height),
+            np.interp(at, along, way[:, 0]),
+            np.interp(at, along, way[:, 1]),
+            np.full(frames, rng.uniform(*HEAD)),
         ],
         axis=1,
     )
-    yaws, pitches = _gaze(scene, path, rng)
-    return Walk(positions=path, yaws=yaws, pitches=pitches, rate=rate)
+    t = np.linspace(0.0, 1.0, frames)
+    pitches = _pitches(scene, t, rng)
+    yaws = _pans(t, rng)
+    if scene.boxes:
+        taken = np.linspace(0, frames - 1, min(MOMENTS, frames)).astype(int)
+        best = _best_pan(scene, positions[taken], yaws[:, taken], pitches[taken])
+        yaws = yaws[best]
+    else:
+        yaws = yaws[0]
+    return Walk(positions=positions, yaws=yaws, pitches=pitches, rate=rate)
 
 
-def clearance(scene: Scene, points: np.ndarray) -> np.ndarray:
-    """Room to spare at floor points ``[n,2]``: metres beyond what is to be kept.
+def _pitches(scene: Scene, t: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Down by 7 to 19 degrees, more in small rooms, swaying slowly; ``[n]``."""
+    small = max(0.0, 1 - math.sqrt(scene.area) / 6)
+    down = math.radians(rng.uniform(8, 12) + 10 * small)
+    sway = math.radians(rng.uniform(0.5, 2.0))
+    return sway * np.sin(math.tau * (rng.uniform(1, 2.5) * t + rng.random())) - down
 
-    It is the least of the distances to walls less KEEP, to boxes taller than TALL less
-    KEEP, to lower ones less KEEP_LOW; outside the outline and inside boxes at most
-    minus what is to be kept. ``float64[n]``.
+
+def _pans(t: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Ways to turn during a walk: ``[PANS, n]`` radians, unwrapped."""
+    start, sense, pace = rng.random((3, PANS, 1))
+    turn = np.radians(rng.uniform(290, 430, (PANS, 1)))
+    # Slow first or slow last, with a sway on top that never turns back by much.
+    share = t ** (0.8 + 0.8 * pace)
+    cycles, phase = rng.uniform(1.0, 2.5, (PANS, 1)), rng.random((PANS, 1))
+    depth = np.radians(rng.uniform(5, 20, (PANS, 1)))
+    sway = depth * np.sin(math.tau * (cycles * t + phase))
+    return math.tau * start + np.where(sense < 0.5, -1, 1) * turn * share + sway
+
+
+def _best_pan(
+    scene: Scene, positions: np.ndarray, yaws: np.ndarray, pitches: np.ndarray
+) -> int:
+    """The pan ``yaws[k]`` that shows all there is to see, one thing after another.
+
+    A box counts as seen while its centre, or a point halfway to one of its ends, is in
+    view with nothing in between.
     """
-    assert scene.outline is not None
-    start, stop = scene.outline, np.roll(scene.outline, -1, axis=0)
-    edge = stop - start
-    to = points[:, None] - start
-    share = np.clip((to * edge).sum(-1) / (edge * edge).sum(-1), 0, 1)
-    wall = np.sqrt(((to - share[..., None] * edge) ** 2).sum(-1)).min(1)
-    # Crossings of a ray towards +x, counted.
-    above = points[:, None, 1] < start[:, 1]
-    crosses = above != (points[:, None, 1] < stop[:, 1])
-    rise = np.where(edge[:, 1] == 0, 1.0, edge[:, 1])
-    right = start[:, 0] + (points[:, None, 1] - start[:, 1]) * edge[:, 0] / rise
-    inside = (crosses & (points[:, None, 0] < right)).sum(1) % 2 == 1
-    room = np.where(inside, wall, -wall) - KEEP
-    boxes = [box for box in scene.boxes if box.low[2] < 1.9]
-    if boxes:
-        keep = np.array([KEEP if box.high[2] > TALL else KEEP_LOW for box in boxes])
-        room = np.minimum(room, (_distances(boxes, points) - keep).min(1))
-    return room
+    targets = _targets(scene)  # [boxes, points, 3]
+    open_to = _unhidden(scene, positions, targets)  # [moments, boxes, points]
+    to = targets - positions[:, None, None]
+    flat = np.hypot(to[..., 0], to[..., 1])
+    lift = np.arctan2(to[..., 2], flat) - pitches[:, None, None]
+    can = open_to & (np.abs(lift) < UPRIGHT) & (flat > 0.3)
+    toward = np.arctan2(to[..., 1], to[..., 0])
+    aside = (toward - yaws[:, :, None, None] + math.pi) % math.tau - math.pi
+    seen = ((np.abs(aside) < ASIDE) & can).any(-1)  # [pans, moments, boxes]
 
-
-def _distances(boxes: list[Box], points: np.ndarray) -> np.ndarray:
-    """Distances of floor points ``[n,2]`` to upright boxes' footprints, negative
-    inside: ``[n, boxes]``."""
-    centres = np.array([box.centre[:2] for box in boxes])
-    halves = np.array([box.size[:2] / 2 for box in boxes])
-    turns = np.array([box.axes[:2, :2] for box in boxes])
-    own = np.einsum("nbi,bai->nba", points[:, None] - centres, turns)
-    over = np.abs(own) - halves
-    beyond = np.maximum(over, 0.0)
-    return np.sqrt((beyond * beyond).sum(-1)) + np.minimum(over.max(-1), 0.0)
-
-
-def _loop(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """The way round, ``float64[m,2]``, starting by the door, dense and smooth."""
-    assert scene.outline is not None
-    low = scene.outline.min(0) - CELL
-    shape = np.ceil((scene.outline.max(0) + CELL - low) / CELL).astype(int) + 1
-    grid = np.stack(np.indices(tuple(shape)), axis=-1)
-    points = low + grid.reshape(-1, 2) * CELL
-    room = clearance(scene, points).reshape(shape)
-    free = room >= MARGIN
-    if not free.any():
-        raise SceneError(f"{scene.name}: nowhere to stand between walls and furniture")
-    cost = np.where(free, 1 + 2 * np.clip((0.35 - room) / 0.35, 0, 1) ** 2, np.inf)
-
-    start = _by_door(scene, points, free)
-    stops = [start]
-    reach = _costs(cost, [start])
-    nearest = reach[0]
-    reachable = np.isfinite(nearest)
-    for _ in range(int(rng.integers(3, 6))):
-        score = np.where(reachable, nearest * (1 + 0.6 * np.clip(room, 0, 0.5)), -1.0)
-        far = np.unravel_index(int(score.argmax()), score.shape)
-        if nearest[far] < 8:  # cells
-            break
-        stops.append((int(far[0]), int(far[1])))
-        more = _costs(cost, [stops[-1]])
-        reach = np.concatenate([reach, more])
-        nearest = np.minimum(nearest, more[0])
-    if len(stops) == 1:
-        return np.repeat((low + np.array(start) * CELL)[None], 2, axis=0)
-    middle = np.array(stops).mean(0)
-    angles = [math.atan2(j - middle[1], i - middle[0]) for i, j in stops]
-    sign = 1 if rng.random() < 0.5 else -1
-    order = sorted(
-        range(len(stops)), key=lambda k: (sign * (angles[k] - angles[0])) % math.tau
+    moments = seen.sum(1)
+    possible = can.any((0, 2))
+    missed = ((moments < 2) & possible).sum(1)
+    moment = np.where(moments > 0, seen.argmax(1), len(positions))
+    kinds = [box.category for box in scene.boxes]
+    names = sorted(set(kinds))
+    first = np.stack(
+        [
+            moment[:, [k for k, c in enumerate(kinds) if c == name]].min(1)
+            for name in names
+        ],
+        axis=1,
     )
-    way: list[tuple[int, int]] = [stops[order[0]]]
-    for target in [*order[1:], order[0]]:
-        way.extend(_descend(reach[target], way[-1], stops[target]))
-    return _smooth(scene, low + np.array(way) * CELL)
+    first.sort(axis=1)
+    apart = (np.diff(first, axis=1) > 0).sum(1) / max(len(names) - 1, 1)
+    at_once = (first == 0).mean(1)
+    in_view = np.minimum(moments / len(positions), 0.3).mean(1)
+    return int((2 * apart - at_once + 2 * in_view - 1.0 * missed).argmax())
 
 
-def _by_door(scene: Scene, points: np.ndarray, free: np.ndarray) -> tuple[int, int]:
-    """The free cell nearest to half a metre inside the first door, or to a corner."""
-    assert scene.outline is not None
-    goal = scene.outline[0]
-    if scene.doors:
-        door = scene.doors[0]
-        a = scene.outline[door.wall]
-        b = scene.outline[(door.wall + 1) % len(scene.outline)]
-        u = (b - a) / np.linalg.norm(b - a)
-        goal = a + (door.start + door.width / 2) * u + 0.5 * np.array([-u[1], u[0]])
-    far = ((points - goal) ** 2).sum(1).reshape(free.shape)
-    i, j = np.unravel_index(int(np.where(free, far, np.inf).argmin()), free.shape)
-    return int(i), int(j)
-
-
-def _costs(cost: np.ndarray, sources: list[tuple[int, int]]) -> np.ndarray:
-    """Cost in cells of the cheapest path to each source, ``[sources, *cost.shape]``."""
-    total = np.full((len(sources), cost.shape[0] + 2, cost.shape[1] + 2), np.inf)
-    inner = total[:, 1:-1, 1:-1]
-    for k, (i, j) in enumerate(sources):
-        inner[k, i, j] = 0.0
-    straight, oblique = cost, cost * math.sqrt(2)
-    while True:
-        best = inner.copy()
-        for i, j in _STEPS:
-            side = total[
-                :, 1 + i : total.shape[1] - 1 + i, 1 + j : total.shape[2] - 1 + j
-            ]
-            np.minimum(best, side + (oblique if i and j else straight), out=best)
-        if np.array_equal(best, inner):
-            return inner
-        inner[...] = best
-
-
-def _descend(
-    costs: np.ndarray, start: tuple[int, int], stop: tuple[int, int]
-) -> list[tuple[int, int]]:
-    """Cells after ``start`` on the cheapest path to ``stop``."""
-    way = []
-    here = start
-    while here != stop:
-        i, j = here
-        here = min(
-            ((i + di, j + dj) for di, dj in _STEPS), key=lambda cell: costs[cell]
-        )
-        way.append(here)
-    return way
-
-
-def _smooth(scene: Scene, way: np.ndarray) -> np.ndarray:
-    """A closed way resampled every 5 cm and rounded as far as clearance allows."""
-    steps = np.linalg.norm(np.diff(way, axis=0), axis=1)
-    along = np.concatenate([[0.0], np.cumsum(steps)])
-    m = max(int(along[-1] / 0.05), 16)
-    at = np.linspace(0, along[-1], m)
-    path = np.stack([np.interp(at, along, way[:, k]) for k in range(2)], axis=1)
-    fine = path
-    for spread in (16, 10, 6, 3, 1):
-        kernel = np.hanning(2 * spread + 3)
-        kernel /= kernel.sum()
-        reach = len(kernel) // 2
-        # The ends stay where they are: the walk starts by the door.
-        padded = np.concatenate(
-            [
-                2 * fine[0] - fine[reach:0:-1],
-                fine,
-                2 * fine[-1] - fine[-2 : -reach - 2 : -1],
-            ]
-        ) if len(fine) > reach + 1 else None
-        if padded is None:
-            continue
-        round_ = np.stack(
-            [np.convolve(padded[:, k], kernel, mode="valid") for k in range(2)], axis=1
-        )
-        if (clearance(scene, round_) >= 0).all():
-            return round_
-    return fine
-
-
-def _gaze(
-    scene: Scene, path: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    n = len(path)
-    t = np.linspace(0, 1, n)
-    assert scene.outline is not None
-    middle = (
-        np.mean([box.centre[:2] for box in scene.boxes], axis=0)
-        if scene.boxes
-        else scene.outline.mean(0)
+def _targets(scene: Scene) -> np.ndarray:
+    """Points that stand for the boxes, ``[boxes,3,3]``: centres, and halfway to both
+    ends of the longer horizontal axis."""
+    centres = np.array([box.centre for box in scene.boxes])
+    reach = np.array(
+        [
+            box.axes[int(box.size[0] < box.size[1])] * box.size[:2].max() / 4
+            for box in scene.boxes
+        ]
     )
-    inward = np.unwrap(
-        np.arctan2(middle[1] - path[:, 1], middle[0] - path[:, 0])
-    )
-    turn = inward[-1] - inward[0]
-    sign = 1.0 if turn >= 0 else -1.0
-    base = inward[0] + sign * t * math.tau
-    start = sign * math.radians(rng.uniform(60, 95))
-    yaws = base - start + sign * math.radians(rng.uniform(80, 120)) * t
-    yaws += math.radians(rng.uniform(5, 18)) * np.sin(
-        math.tau * (rng.uniform(1.5, 3) * t + rng.random())
-    )
-    depth = math.sqrt(scene.area)
-    pitch = math.radians(rng.uniform(6, 11) + 12 * max(0.0, 1 - depth / 6))
-    pitches = -pitch + math.radians(rng.uniform(1, 3)) * np.sin(
-        math.tau * (rng.uniform(1, 2.5) * t + rng.random())
-    )
-    return yaws, pitches
+    return np.stack([centres, centres + reach, centres - reach], axis=1)
+
+
+def _unhidden(scene: Scene, positions: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Which targets no other box and no wall hides: ``bool[n, boxes, points]``."""
+    count = len(scene.boxes)
+    centres = np.array([box.centre for box in scene.boxes])
+    axes = np.array([box.axes for box in scene.boxes])
+    halves = np.array([box.size / 2 for box in scene.boxes])
+    # In each box's own axes: rays from the eye to the targets, [n, boxes, points, 3].
+    hidden = np.zeros((len(positions), *targets.shape[:2]), bool)
+    for k in range(count):
+        eye = (positions - centres[k]) @ axes[k].T
+        aim = (targets - centres[k]) @ axes[k].T
+        ray = aim - eye[:, None, None]
+        ray = np.where(np.abs(ray) < 1e-9, 1e-9, ray)
+        near = (-halves[k] - eye[:, None, None]) / ray
+        far = (halves[k] - eye[:, None, None]) / ray
+        enter = np.minimum(near, far).max(-1)
+        leave = np.maximum(near, far).min(-1)
+        cut = (enter < leave) & (leave > 0) & (enter < 0.999)
+        cut[:, k] = False
+        hidden |= cut
+    outline = scene.outline
+    if outline is not None and len(outline) > 4:
+        for a, b in zip(outline, np.roll(outline, -1, axis=0), strict=True):
+            edge = b - a
+            eye, aim = positions[:, :2] - a, targets[..., :2] - a
+            side = edge[0] * eye[:, 1] - edge[1] * eye[:, 0]
+            other = edge[0] * aim[..., 1] - edge[1] * aim[..., 0]
+            across = side[:, None, None] * other < 0
+            share = side[:, None, None] / np.where(
+                across, side[:, None, None] - other, 1.0
+            )
+            eye = eye[:, None, None]
+            at = ((eye + share[..., None] * (aim - eye)) @ edge) / (edge @ edge)
+            hidden |= across & (at > 0) & (at < 1)
+    return ~hidden
