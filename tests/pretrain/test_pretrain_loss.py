@@ -135,8 +135,10 @@ def test_encoders_alone_touch_neither_language_model_nor_its_heads(
     assert set(parts) == {
         "siglip_cells",
         "hiera_cells",
-        "siglip_cell_error",
-        "hiera_cell_error",
+        "siglip_where_error",
+        "hiera_where_error",
+        "siglip_heading_error",
+        "hiera_heading_error",
     }
     assert not any(np.abs(x).max() for x in jax.tree.leaves(grads["llm"]))
     assert not any(np.abs(x).max() for x in jax.tree.leaves(of_heads["mentions"]))

@@ -4,8 +4,8 @@ A film is encoded and prefilled once; its questions follow it side by side, each
 the film and itself, as in a ``VideoSession``. Linear heads, which are thrown away
 afterwards, read off what the model should know at three places:
 
-* projected tokens of both encoders: which categories a cell shows, and where those are
-  as seen from the camera;
+* projected tokens of both encoders: which categories a cell shows, where those are from
+  the camera, by the compass, and where the camera looks;
 * the language model's film tokens after ``place_layer`` layers: where they are in the
   room, and the camera's pose;
 * its question tokens that name a category, after ``mention_layer`` layers: how many
@@ -53,6 +53,8 @@ def init_heads(objective: Objective, width: int, key: jax.Array) -> Params:
     sizes = {
         "siglip_cells": C * CELL,
         "hiera_cells": C * CELL,
+        "siglip_heading": 2,
+        "hiera_heading": 2,
         "places": C * PLACE,
         "poses": POSE,
         "mentions": MENTION,
@@ -122,11 +124,19 @@ def _cell_parts(model: Vica, heads: Params, bank: jax.Array, batch: Arrays) -> A
         streams["hiera_cells"] = offsets.hiera_frames, offsets.hiera_images, own
     parts = {}
     for name, (start, stop, targets) in streams.items():
-        values = _head(heads, name, bank[:, start:stop]).reshape(targets.shape)
+        tokens = bank[:, start:stop]
+        values = _head(heads, name, tokens).reshape(targets.shape)
         seen = targets[..., 0]
         where = _where(values[..., 1:], targets[..., 1:], seen)
-        parts[name] = _seen_loss(values[..., 0], seen) + where
-        parts[name.replace("cells", "cell_error")] = where
+        frames = tokens.reshape(*targets.shape[:2], -1, tokens.shape[-1]).mean(2)
+        stride = batch["poses"].shape[1] // targets.shape[1]
+        looks = batch["poses"][:, ::stride, 2:4]
+        encoder = name.removesuffix("_cells")
+        heading = jnp.abs(_head(heads, f"{encoder}_heading", frames) - looks)
+        heading = heading.sum(-1).mean()
+        parts[name] = _seen_loss(values[..., 0], seen) + where + heading
+        parts[f"{encoder}_where_error"] = where
+        parts[f"{encoder}_heading_error"] = heading
     return parts
 
 

@@ -20,8 +20,8 @@ CELL, PLACE, MENTION, POSE = 4, 3, 7, 6  # numbers per category or frame, below
 class CellTargets(NamedTuple):
     """Of every cell and category the instance with most pixels, if any is seen.
 
-    ``cells [F,g,g,C,4]``: seen (0 or 1), its centre ahead and to the left of the camera
-    (units of FAR metres, along the floor), its longest dimension (metres).
+    ``cells [F,g,g,C,4]``: seen (0 or 1), its centre to the east and north of the camera
+    (+x and +y of the room, in units of FAR metres), its longest dimension (metres).
     ``places [F,g,g,C,3]``: seen, and its centre in the room (units of FAR metres).
     """
 
@@ -52,9 +52,6 @@ def cell_targets(
     centres = np.stack([box.centre[:2] for box in scene.boxes])
     longest = np.array([box.size.max() for box in scene.boxes])
     away = centres - walk.positions[:, None, :2]
-    c, s = np.cos(walk.yaws)[:, None], np.sin(walk.yaws)[:, None]
-    ahead = away[..., 0] * c + away[..., 1] * s
-    left = -away[..., 0] * s + away[..., 1] * c
     least = SEEN_SHARE * H * W / side**2
     every = np.arange(F)[:, None]
     for number, category in enumerate(categories):
@@ -65,8 +62,7 @@ def cell_targets(
         seen = pixels[:, :, own].max(-1) >= least
         which = np.array(own)[most]
         cells[:, :, number, 0] = places[:, :, number, 0] = seen
-        cells[:, :, number, 1] = ahead[every, which] / FAR
-        cells[:, :, number, 2] = left[every, which] / FAR
+        cells[:, :, number, 1:3] = away[every, which] / FAR
         cells[:, :, number, 3] = longest[which]
         places[:, :, number, 1:] = centres[which] / FAR
     return CellTargets(*(_grid(x, side) for x in (cells, places)))

@@ -27,7 +27,7 @@ from vica_jax.world.solids import (
     FLOOR,
     WALL,
     Solids,
-    brightness,
+    light_on,
     pad,
     solids_of,
 )
@@ -264,8 +264,8 @@ def _paint_frame(solids: Solids, grid: _Grid, place, base, nearness, code):
     """Colours and ids of one frame."""
     ids = _ids(solids)[code]
     sign = _facing(solids, place)
-    light = brightness(sign[..., None] * solids.axes)
-    boxes = (solids.box_colours[:, None] * light[..., None]).reshape(-1, 3)
+    light = light_on(sign[..., None] * solids.axes)
+    boxes = (solids.box_colours[:, None] * light).reshape(-1, 3)
     colours = jnp.concatenate(
         [boxes, solids.panel_colours, solids.ceiling[None], solids.floor[None]]
     )

@@ -13,6 +13,10 @@ CEILING, FLOOR, WALL, DOOR = -1, -2, -3, -4  # in the ids of a frame
 # reaches round things (half-Lambert), so that surfaces facing +x, +y, -y, -x are 0.86,
 # 0.74, 0.62, 0.50 as bright as their colour, what faces up 0.91, what faces down 0.45.
 LIGHT = np.array([0.60, 0.20, math.sqrt(1 - 0.60**2 - 0.20**2)], np.float32)
+# It is warm where it falls and bluish opposite, and from the north it comes through
+# leaves: a hue tells the direction of a wall even where its brightness could be paint.
+WARM = np.array([0.09, 0.0, -0.09], np.float32)  # by how far a surface faces east
+LEAFY = np.array([-0.05, 0.06, -0.05], np.float32)  # and north
 DARKEST, BRIGHTEST = 0.38, 0.98
 CEILING_LIGHT = 0.95  # lit from below, as ceilings are by what the floor sends back
 SEAM = 1e-3  # metres that walls reach past their corners, lest rays slip between
@@ -51,9 +55,11 @@ class Solids(NamedTuple):
     ceiling: np.ndarray  # [3]
 
 
-def brightness(normal):
-    """How bright a surface with that unit ``normal [..., 3]`` is, about 0.4..0.95."""
-    return DARKEST + (BRIGHTEST - DARKEST) * (0.5 + 0.5 * (normal @ LIGHT))
+def light_on(normal):
+    """The light ``[..., 3]`` (rgb, about 0.4..1) on surfaces with unit ``normal``."""
+    brightness = DARKEST + (BRIGHTEST - DARKEST) * (0.5 + 0.5 * (normal @ LIGHT))
+    tint = 1 + normal[..., :1] * WARM + normal[..., 1:2] * LEAFY
+    return brightness[..., None] * tint
 
 
 def solids_of(scene: Scene) -> Solids:
@@ -86,7 +92,7 @@ def solids_of(scene: Scene) -> Solids:
     panels = np.concatenate([walls, np.array(behind, int)])
     normals = np.stack([-along[:, 1], along[:, 0], 0 * along[:, 0]], -1)
     paint = np.array([colours["wall"]] * len(walls) + [colours["door"]] * len(behind))
-    paint = paint * brightness(normals)[panels, None]
+    paint = paint * light_on(normals)[panels]
     num_boxes = -(-max(len(scene.boxes), 1) // 16) * 16
     num_panels = -(-len(panels) // 16) * 16
 
@@ -113,7 +119,7 @@ def solids_of(scene: Scene) -> Solids:
         panel_colours=padded(paint),
         panel_ids=padded([WALL] * len(walls) + [DOOR] * len(behind), np.int32),
         height=np.array(scene.height, np.float32),
-        floor=colours["floor"] * brightness(np.array([0.0, 0, 1])).astype(np.float32),
+        floor=colours["floor"] * light_on(np.array([0.0, 0, 1])).astype(np.float32),
         ceiling=colours["ceiling"] * np.float32(CEILING_LIGHT),
     )
 
