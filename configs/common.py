@@ -162,7 +162,7 @@ def small(config: Config) -> None:
     config.optimizer.b2 = 0.98
     data = config.data
     data.mixture = f"{SMALL_DATA}/{SMALL_MIXTURES[stage]}"
-    data.image_folder = SMALL_DATA
+    data.image_folder = f"{SMALL_DATA}/images"
     data.video_folder = f"{SMALL_DATA}/videos"
     data.num_frames = 16
     data.time_instruction = False

@@ -28,7 +28,7 @@ def get_config(arg: str | None = None) -> Config:
             "groups": ((10, 28), (6, 60)),
             "num_workers": 1,
             "tokenizer": {"vocab_size": 2048, "rooms": 600, "seed": 1000},
-            "objective": {"place_layer": 2, "mention_layer": 4},
+            "objective": {"place_layer": 2, "mention_layer": 4, "fact_layer": 7},
             "optimizer": {"rate": 3e-3, "adam_rate": 1e-3, "warmup_ratio": 0.02},
             "checkpoint": {
                 "every": 0.02,

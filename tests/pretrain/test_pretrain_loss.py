@@ -15,7 +15,9 @@ from vica_jax.pretrain.loss import (
 )
 
 BEFORE = (5, 6, 7)
-OBJECTIVE = Objective(before=BEFORE, num_categories=3, place_layer=1, mention_layer=1)
+OBJECTIVE = Objective(
+    before=BEFORE, num_categories=3, place_layer=1, mention_layer=1, fact_layer=2
+)
 F, T = 4, 12
 
 
@@ -28,11 +30,13 @@ def batch():
         answers[:, :, 4:6] = rng.integers(0, 90, (2, count, 2))
         mentioned = rng.integers(-1, 3, (2, count, length))
         tokens = rng.integers(0, 90, (2, count, length))
-        return tokens, answers, mentioned
+        facts = rng.standard_normal((2, count, length, 3)).astype(np.float32)
+        facts[rng.random(facts.shape) < 0.7] = np.nan
+        return tokens, answers, mentioned, facts
 
     arrays = {}
     for k, size in enumerate(((2, T), (1, T + 6))):
-        names = (f"questions/{k}", f"answers/{k}", f"mentioned/{k}")
+        names = [f"{n}/{k}" for n in ("questions", "answers", "mentioned", "facts")]
         arrays |= dict(zip(names, questions(*size), strict=True))
     cells = rng.random((2, F, 2, 2, 3, 4)).astype(np.float32)
     cells[..., 0] = cells[..., 0] > 0.5

@@ -18,8 +18,10 @@ from vica_jax.pretrain.rooms import (
 from vica_jax.pretrain.targets import (
     FAR,
     SEEN_SHARE,
+    answer_fact,
     cell_targets,
     mention_targets,
+    option_facts,
     pose_targets,
 )
 from vica_jax.pretrain.words import TURN_END, name_ids, train_tokenizer
@@ -143,6 +145,9 @@ def test_questions_fill_rows_with_answers_that_can_be_read(tokenizer, renderer, 
             assert text.removesuffix(TURN_END) in truths
             assert named[row].max() < len(CATEGORIES)
             assert (named[row, at[0] + 1 :] == -1).all()  # never in the answer
+            facts = np.isfinite(arrays[f"facts/{k}"][row])
+            assert facts[:, 1:].any(1).sum() <= 1  # an angle stands at the end alone
+            assert not facts[at[0] + 1 :].any()
     assert filled >= 3
     assert arrays["frames"].shape == (4, 56, 56, 3)
     np.testing.assert_array_equal(arrays["hiera_frames"], room.rgb[::2])
@@ -162,3 +167,26 @@ def test_benchmark_prompts_and_own_wordings_both_occur(room):
     assert 0.3 < of_benchmark / len(texts) < 0.9
     assert sum(PROFILES.values()) < 1 and not any("<image>" in text for text in texts)
     assert math.isfinite(of_benchmark)
+
+
+def test_facts_are_what_answers_follow_from(renderer):
+    kinds = set()
+    for number in range(8):
+        for question in film_room(renderer, 5, number, 4).questions:
+            value, cosine, sine = answer_fact(question)
+            kinds.add((value is None, cosine is None))
+            if value is not None:
+                told = float(question.answer)
+                if question.task == "object_size_estimation":
+                    told /= 100
+                assert math.exp(value) == pytest.approx(told, abs=0.051)
+            elif question.task == "object_rel_direction_easy":
+                assert question.text_answer.endswith("left" if sine > 0 else "right")
+            elif question.task == "object_rel_direction_hard":
+                assert ("front" in question.text_answer) == (cosine > 0)
+            if question.task == "object_rel_distance":
+                nearest = min(option_facts(question).items(), key=lambda x: x[1])[0]
+                assert question.text_answer.endswith(f". {nearest}")
+            else:
+                assert not option_facts(question)
+    assert kinds == {(True, True), (False, True), (True, False)}

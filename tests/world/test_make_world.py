@@ -81,7 +81,7 @@ def test_captions_name_their_images(world):
         with Image.open(world / "images" / pair["image"]) as image:
             assert image.size == (48, 36)
         assert len(pair["conversations"]) == 2
-    assert "captions.json" in (world / "captions.yaml").read_text()
+    assert "captions.json" in (world / "stage2.yaml").read_text()
 
 
 def test_processes_and_the_command_give_the_same_bytes(world, tmp_path):

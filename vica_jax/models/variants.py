@@ -84,7 +84,7 @@ HIERA_WORLD = HieraConfig(
 )
 QWEN2_WORLD = Qwen2Config(
     width=192,
-    depth=6,
+    depth=8,
     num_heads=4,
     num_kv_heads=2,
     head_dim=48,

@@ -9,7 +9,9 @@ afterwards, read off what the model should know at three places:
 * the language model's film tokens after ``place_layer`` layers: where they are in the
   room, and the camera's pose;
 * its question tokens that name a category, after ``mention_layer`` layers: how many
-  there are of it, where, how large, and when they are first seen.
+  there are of it, where, how large, and when they are first seen;
+* the last token before an answer, after ``fact_layer`` layers: what it follows from, a
+  number's logarithm or an angle; at an option of a relative distance, that distance.
 
 Axes: B films, F frames, P film tokens, Q questions, T question tokens, C categories.
 """
@@ -23,7 +25,7 @@ import numpy as np
 
 from vica_jax.models.cache import Prefix
 from vica_jax.models.vica import Vica
-from vica_jax.pretrain.targets import CELL, MENTION, PLACE, POSE
+from vica_jax.pretrain.targets import CELL, FACT, MENTION, PLACE, POSE
 from vica_jax.train.loss import cross_entropy
 from vica_jax.typing import Params
 
@@ -41,9 +43,11 @@ class Objective:
     num_categories: int
     place_layer: int
     mention_layer: int
+    fact_layer: int
     cell_weight: float = 1.0
     place_weight: float = 1.0
     mention_weight: float = 1.0
+    fact_weight: float = 1.0
     answer_weight: float = 1.0
 
 
@@ -58,6 +62,7 @@ def init_heads(objective: Objective, width: int, key: jax.Array) -> Params:
         "places": C * PLACE,
         "poses": POSE,
         "mentions": MENTION,
+        "facts": FACT,
     }
     keys = jax.random.split(key, len(sizes))
     heads = {}
@@ -88,6 +93,7 @@ def objective_loss(
         parts |= _question_parts(model, objective, params, heads, kv, batch)
         total += objective.place_weight * (parts["places"] + parts["poses"])
         total += objective.mention_weight * parts["mentions"]
+        total += objective.fact_weight * parts["facts"]
         total += objective.answer_weight * parts["answers"]
     return total, parts
 
@@ -162,8 +168,13 @@ def _prefill(
     kv, sown = model.apply(
         {"params": params}, bank, method=run, mutable=["intermediates"]
     )
+    return kv, _outputs(sown)
+
+
+def _outputs(sown: Any) -> list[jax.Array]:
+    """What the language model's layers put out, of the collections of an ``apply``."""
     layers = sown["intermediates"]["llm"]["layers"]
-    return kv, [layers[str(i)]["output"][0] for i in range(len(layers))]
+    return [layers[str(i)]["output"][0] for i in range(len(layers))]
 
 
 def _place_parts(model: Vica, heads: Params, film: jax.Array, batch: Arrays) -> Arrays:
@@ -211,7 +222,8 @@ def _question_parts(
     sums: dict[str, jax.Array] = {}
     for k in range(sum(name.startswith("questions/") for name in batch)):
         group = {
-            name: batch[f"{name}/{k}"] for name in ("questions", "answers", "mentioned")
+            name: batch[f"{name}/{k}"]
+            for name in ("questions", "answers", "mentioned", "facts")
         }
         group["mentions"] = batch["mentions"]
         more = _group_sums(model, objective, params, heads, kv, group)
@@ -226,7 +238,10 @@ def _question_parts(
         "where_error": mean("where", "alone"),
         "size_error": mean("size", "alone"),
         "when_error": mean("when", "there"),
+        "number_error": mean("number", "numbers"),
+        "angle_error": mean("angle", "angles"),
     }
+    parts["facts"] = parts["number_error"] + parts["angle_error"]
     parts["mentions"] = (
         parts["count_error"]
         + 2 * parts["where_error"]
@@ -254,10 +269,11 @@ def _group_sums(
         hidden, sown = model.apply(
             {"params": params}, tokens, method=run, mutable=["intermediates"]
         )
-        outputs = sown["intermediates"]["llm"]["layers"]
-        return hidden, outputs[str(objective.mention_layer - 1)]["output"][0]
+        outputs = _outputs(sown)
+        middle = outputs[objective.mention_layer - 1]
+        return hidden, middle, outputs[objective.fact_layer - 1]
 
-    hidden, middle = jax.vmap(ask)(kv, group["questions"])
+    hidden, middle, late = jax.vmap(ask)(kv, group["questions"])
     kernel = _apply(model, params, method=lambda module: module.llm.output_kernel())
     targets = group["answers"]
     B, Q, T, D = hidden.shape
@@ -269,6 +285,9 @@ def _group_sums(
     asked = jnp.take_along_axis(group["mentions"], which, axis=1)
     asked = asked.reshape(B, Q, T, MENTION)
     gaps = jnp.abs(_head(heads, "mentions", middle) - asked)
+    known = jnp.isfinite(group["facts"])
+    facts = jnp.where(known, group["facts"], 0.0)
+    misses = jnp.abs(_head(heads, "facts", late) - facts) * known
     there = (named >= 0) * asked[..., 0]
     alone = (named >= 0) * asked[..., 2]
     tokens = learned.sum(-1)
@@ -282,4 +301,8 @@ def _group_sums(
         "where": (gaps[..., 3:5].sum(-1) * alone).sum(),
         "size": (gaps[..., 5] * alone).sum(),
         "when": (gaps[..., 6] * there).sum(),
+        "numbers": known[..., 0].sum(),
+        "number": misses[..., 0].sum(),
+        "angles": known[..., 1].sum(),
+        "angle": misses[..., 1:].sum(),
     }

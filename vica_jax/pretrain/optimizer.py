@@ -7,6 +7,7 @@ scalable for LLM training"). optax has both.
 
 from typing import Any
 
+import jax.numpy as jnp
 import optax
 from optax import contrib
 
@@ -24,9 +25,13 @@ def make_muon(
     shapes: dict[str, Any] = {}
     for path, leaf in leaves(like):
         insert(shapes, path, matrix_of(path, len(leaf.shape)))
+
+    def scaled(rate: float) -> optax.Schedule:
+        return lambda step: rate * schedule(jnp.asarray(step))
+
     return contrib.muon(
-        lambda step: settings.rate * schedule(step),
-        adam_learning_rate=lambda step: settings.adam_rate * schedule(step),
+        scaled(settings.rate),
+        adam_learning_rate=scaled(settings.adam_rate),
         adam_b2=settings.b2,
         weight_decay=settings.weight_decay,
         consistent_rms=ADAM_RMS,

@@ -14,7 +14,14 @@ from vica_jax.data.conversation import SYSTEM
 from vica_jax.data.pixels import resize_siglip
 from vica_jax.eval.prompts import user_turn
 from vica_jax.layout import VisualLayout
-from vica_jax.pretrain.targets import cell_targets, mention_targets, pose_targets
+from vica_jax.pretrain.targets import (
+    FACT,
+    answer_fact,
+    cell_targets,
+    mention_targets,
+    option_facts,
+    pose_targets,
+)
 from vica_jax.pretrain.words import TURN, TURN_END
 from vica_jax.world.asking import ask_all
 from vica_jax.world.camera import Camera
@@ -108,6 +115,8 @@ class RoomMaker:
             for name, fill in (("questions", 0), ("answers", -1), ("mentioned", -1))
             for k, size in enumerate(groups)
         }
+        for k, size in enumerate(groups):
+            arrays[f"facts/{k}"] = np.full((*size, FACT), np.nan, np.float32)
         filled = [0] * len(groups)
         for question in spread(room.questions, rng):
             if filled == [count for count, _ in groups]:
@@ -124,6 +133,11 @@ class RoomMaker:
                 arrays[f"answers/{k}"][row, start - 1 : stop - 1] = answer
                 named = [self.named.get(token, -1) for token in before]
                 arrays[f"mentioned/{k}"][row, :start] = named
+                facts = arrays[f"facts/{k}"][row]
+                facts[start - 1] = np.array(answer_fact(question), np.float32)
+                for name, fact in option_facts(question).items():
+                    at = np.flatnonzero(np.array(named) == CATEGORIES.index(name))
+                    facts[at[-1:], 0] = fact
                 filled[k] += 1
                 break
         return arrays

@@ -26,14 +26,16 @@ class ObjectiveSettings:
 
     place_layer: int
     mention_layer: int
+    fact_layer: int
     cell_weight: float = 1.0
     place_weight: float = 1.0
     mention_weight: float = 1.0
+    fact_weight: float = 1.0
     answer_weight: float = 1.0
 
     def __post_init__(self):
-        check_least(self, 1, "place_layer", "mention_layer")
-        for name in ("cell", "place", "mention", "answer"):
+        check_least(self, 1, "place_layer", "mention_layer", "fact_layer")
+        for name in ("cell", "place", "mention", "fact", "answer"):
             check_least(self, 0.0, f"{name}_weight")
 
 

@@ -4,7 +4,6 @@ import itertools
 import multiprocessing
 import os
 import queue
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +11,7 @@ from typing import Any
 
 from vica_jax.errors import InputError
 from vica_jax.pretrain.rooms import NAMES, Arrays, RoomMaker, RoomShape
+from vica_jax.world.make import begin_worker
 
 AHEAD = 12  # rooms that wait, per worker
 LIMIT = 120.0  # seconds for one room, the first one's compilation included
@@ -85,14 +85,8 @@ class RoomStream:
 def _work(
     rooms: Any, shape: RoomShape, tokenizer: Path, seed: int, first: int, step: int
 ) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends workers
-    # One thread, and behind the training in the queue for processors. jax reads the
-    # flags when it is first used, which is when the first room is drawn.
-    flags = os.environ.get("XLA_FLAGS", "")
-    single = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-    os.environ["XLA_FLAGS"] = f"{flags} {single}".strip()
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    os.nice(2)
+    begin_worker()
+    os.nice(2)  # behind the training in the queue for processors
     from vica_jax.data.tokenizer import load_tokenizer
     from vica_jax.pretrain.words import name_ids
 

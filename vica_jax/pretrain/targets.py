@@ -9,12 +9,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int16
 
+from vica_jax.world.question import Question
 from vica_jax.world.scene import Scene
 from vica_jax.world.walk import Walk
 
 SEEN_SHARE = 0.004  # of a cell's pixels from which a thing counts as seen in it
 FAR = 4.0  # metres that one unit of a target stands for
-CELL, PLACE, MENTION, POSE = 4, 3, 7, 6  # numbers per category or frame, below
+CELL, PLACE, MENTION, POSE, FACT = 4, 3, 7, 6, 3  # numbers of each target, below
 
 
 class CellTargets(NamedTuple):
@@ -110,3 +111,26 @@ def mention_targets(
         targets[number, 6] = first_seen.get(category, 1.0)
     assert math.isfinite(float(targets.sum()))
     return targets
+
+
+def answer_fact(question: Question) -> list[float | None]:
+    """What an answer follows from: the logarithm of a number, or an angle's cosine and
+    sine (of a route its first turn's); None where there is no such thing."""
+    truth = question.truth
+    if question.options is None:
+        for name in ("metres", "square_metres", "count"):
+            if name in truth:
+                return [math.log(truth[name]), None, None]
+    if "degrees" in truth:
+        degrees = truth["degrees"]
+        degrees = degrees[0] if isinstance(degrees, list) else degrees
+        return [None, math.cos(math.radians(degrees)), math.sin(math.radians(degrees))]
+    return [None] * FACT
+
+
+def option_facts(question: Question) -> dict[str, float]:
+    """The logarithm of each candidate's distance, of a relative distance."""
+    metres = question.truth.get("metres")
+    if not isinstance(metres, dict):
+        return {}
+    return {name: math.log(max(value, 0.05)) for name, value in metres.items()}

@@ -4,7 +4,7 @@
     <out>/films/<room>.json              camera poses, visible pixels (``film``)
     <out>/videos/world/<room>.mp4
     <out>/images/world/<room>_<frame>.png   frames with a caption
-    <out>/world/..., mixture.yaml, thinking.yaml, captions.json, captions.yaml,
+    <out>/world/..., mixture.yaml, thinking.yaml, captions.json, stage2.yaml,
     <out>/vsibench/...                   questions and records (``records``)
     <out>/world.json                     settings and counts, written last
 
@@ -225,7 +225,7 @@ def _work(
     pool = ProcessPoolExecutor(
         min(jobs, max(len(numbers), 1)),
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=_begin_worker,
+        initializer=begin_worker,
     )
     try:
         tasks = [pool.submit(_task, out, settings, number) for number in numbers]
@@ -240,7 +240,7 @@ def _work(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin_worker() -> None:
+def begin_worker() -> None:
     """One core, no accelerator; Ctrl-C is the parent's, whose end is the worker's."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["PJRT_NPROC"] = "1"  # XLA's threads would only get in each other's way
@@ -347,8 +347,9 @@ def _merge(out: Path, settings: WorldSettings) -> WorldReport:
             raise WorldError(f"no room could be made; the first: {report.problems[0]}")
     vica.finish()
     report.counts = dict(sorted({**vica.counts, **pairs.counts}.items()))
-    if pairs.counts:
-        write_text(out / "captions.yaml", mixture_text(pairs.counts))
+    if pairs.counts:  # as stage 2: pictures and dialogues, the questions come after it
+        told = [name for name in vica.counts if "/complex/" in name]
+        write_text(out / "stage2.yaml", mixture_text([*pairs.counts, *told]))
     if bench.count:
         report.counts["vsibench/test.parquet"] = bench.count
     report.seconds = round(report.seconds, 6)

@@ -1,8 +1,8 @@
 """A scene: a room with things in it, each an oriented box, in metres, z up.
 
-What a generator draws and what annotations of real scans say take the same form. A real
-scan has no outline as a rule, and its things have no colours: it can be asked about, but
-not filmed.
+What a generator draws and what annotations of real scans say take the same form. A
+real scan has no outline as a rule, and its things have no colours: it can be asked
+about, but not filmed.
 """
 
 import math
