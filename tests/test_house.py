@@ -57,6 +57,7 @@ COMMANDS = {
     "make_smoke_data",
     "make_world",
     "plan_memory",
+    "plot_runs",
     "pretrain_world",
     "train",
     "verify_parity",

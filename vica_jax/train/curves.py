@@ -1,12 +1,13 @@
-"""curves.png: loss, learning rate and gradient norm of a run over its steps."""
+"""Pictures of metrics.jsonl: one run's curves.png, and several runs side by side."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vica_jax.errors import InputError
 from vica_jax.files import replacing
 from vica_jax.train.sinks import read_metrics
 
@@ -68,6 +69,57 @@ def plot_curves(metrics: Path, target: Path) -> None:
         )
         top.set_xlabel("examples")
 
+    with replacing(target) as partial:
+        figure.savefig(partial, format="png")
+
+
+def plot_runs(
+    runs: Mapping[str, Path], metrics: Sequence[str], target: Path, *, apart: bool
+) -> None:
+    """Draw metrics of several runs (name: metrics.jsonl) over their steps as a PNG.
+
+    One panel per metric with a line per run, or ``apart`` one panel per run with a line
+    per metric. Lines are moving means; what a run lacks is left out.
+
+    Raises:
+      InputError: a record is missing or empty, or no run has one of the metrics.
+    """
+    from matplotlib.figure import Figure
+
+    steps = {}
+    for name, path in runs.items():
+        if not path.is_file():
+            raise InputError(f"{path}: no such record of a run: train it first")
+        steps[name], _ = _split(read_metrics(path))
+    lines = {
+        (name, metric): [entry for entry in steps[name] if metric in entry]
+        for name in runs
+        for metric in metrics
+    }
+    for metric in metrics:
+        if not any(lines[name, metric] for name in runs):
+            has = sorted({key for own in steps.values() for row in own for key in row})
+            raise InputError(f"no run has {metric!r}: there are {', '.join(has)}")
+    panels, others = (runs, metrics) if apart else (metrics, runs)
+    columns = min(len(panels), 2)
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(5 * columns, 3.2 * rows), dpi=110, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax, panel in zip(grid, panels, strict=False):
+        for other in others:
+            having = lines[(panel, other) if apart else (other, panel)]
+            y = _column(having, other if apart else panel)
+            x = _column(having, "step")[np.isfinite(y)]
+            y = y[np.isfinite(y)]
+            mean = moving_mean(y, len(y) // SMOOTH_SHARE | 1)
+            ax.plot(*thin_out(x, mean, MOST_POINTS), lw=1.6, label=other)
+        ax.set_title(panel, fontsize="medium")
+        ax.set_xlabel("step")
+        ax.set_ylim(bottom=0)
+        ax.grid(alpha=0.3)
+        ax.legend(fontsize="small")
+    for ax in grid[len(panels) :]:
+        ax.set_axis_off()
     with replacing(target) as partial:
         figure.savefig(partial, format="png")
 
