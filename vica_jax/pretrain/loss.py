@@ -29,6 +29,7 @@ from vica_jax.pretrain.targets import CELL, FACT, MENTION, PLACE, POSE
 from vica_jax.train.loss import cross_entropy
 from vica_jax.typing import Params
 
+NEAR = 0.1  # units of a target
 Arrays = dict[str, jax.Array]
 
 
@@ -113,9 +114,15 @@ def _seen_loss(logits: jax.Array, seen: jax.Array) -> jax.Array:
 
 
 def _where(values: jax.Array, targets: jax.Array, seen: jax.Array) -> jax.Array:
-    """Mean absolute error where seen, summed over the numbers of one thing."""
-    errors = jnp.abs(values - targets).sum(-1) * seen
-    return errors.sum() / jnp.maximum(seen.sum(), 1)
+    """Mean gap where seen, summed over the numbers of one thing."""
+    gaps = _gap(values, targets).sum(-1) * seen
+    return gaps.sum() / jnp.maximum(seen.sum(), 1)
+
+
+def _gap(x: jax.Array, y: jax.Array) -> jax.Array:
+    """The absolute difference, rounded off below NEAR (pseudo-Huber): what is nearly
+    right leaves the gradient to the answers."""
+    return jnp.sqrt(jnp.square(x - y) + NEAR**2) - NEAR
 
 
 # ------------------------------------------------------------------------- encoders
@@ -138,7 +145,7 @@ def _cell_parts(model: Vica, heads: Params, bank: jax.Array, batch: Arrays) -> A
         stride = batch["poses"].shape[1] // targets.shape[1]
         looks = batch["poses"][:, ::stride, 2:4]
         encoder = name.removesuffix("_cells")
-        heading = jnp.abs(_head(heads, f"{encoder}_heading", frames) - looks)
+        heading = _gap(_head(heads, f"{encoder}_heading", frames), looks)
         heading = heading.sum(-1).mean()
         parts[name] = _seen_loss(values[..., 0], seen) + where + heading
         parts[f"{encoder}_where_error"] = where
@@ -187,7 +194,7 @@ def _place_parts(model: Vica, heads: Params, film: jax.Array, batch: Arrays) -> 
     values = _head(heads, "places", film).reshape(targets.shape)
     where = _where(values[..., 1:], targets[..., 1:], targets[..., 0])
     poses = batch["poses"][:, frame]
-    gaps = jnp.abs(_head(heads, "poses", film) - poses)
+    gaps = _gap(_head(heads, "poses", film), poses)
     seen = _seen_loss(values[..., 0], targets[..., 0])
     return {
         "places": seen + where,
@@ -284,10 +291,10 @@ def _group_sums(
     which = jnp.maximum(named, 0).reshape(B, Q * T, 1)
     asked = jnp.take_along_axis(group["mentions"], which, axis=1)
     asked = asked.reshape(B, Q, T, MENTION)
-    gaps = jnp.abs(_head(heads, "mentions", middle) - asked)
+    gaps = _gap(_head(heads, "mentions", middle), asked)
     known = jnp.isfinite(group["facts"])
     facts = jnp.where(known, group["facts"], 0.0)
-    misses = jnp.abs(_head(heads, "facts", late) - facts) * known
+    misses = _gap(_head(heads, "facts", late), facts) * known
     there = (named >= 0) * asked[..., 0]
     alone = (named >= 0) * asked[..., 2]
     tokens = learned.sum(-1)
