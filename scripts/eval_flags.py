@@ -31,6 +31,7 @@ def define() -> None:
     flags.DEFINE_float("maxvol_tol", 0.3, "maxinfo: larger keeps fewer frames")
     flags.DEFINE_string("point_maps", None, "coverage: folder of <dataset>/<scene>.npz")
     flags.DEFINE_bool("fill", False, "maxinfo, coverage: fill up to --num_frames")
+    flags.DEFINE_bool("black_frames", False, "show black instead of every frame")
     flags.DEFINE_bool("thinking", False, "the answer stands in the final segment")
     flags.DEFINE_integer(
         "max_new_tokens", None, "default: the profile's; thinking: 4096", 1
@@ -114,6 +115,7 @@ def run_settings(
         profile=FLAGS.prompts,
         frames=frames,
         answers=answers,
+        black_frames=FLAGS.black_frames,
         thinking=FLAGS.thinking,
         exact=FLAGS.exact,
         batch=FLAGS.batch,

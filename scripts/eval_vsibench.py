@@ -7,6 +7,9 @@ benchmark as published (annotations, and videos as <dataset>/<scene_name>.mp4). 
 same command goes on where a stopped run was. For several processes (one per GPU, or
 per machine on a shared disk) give each --shard=0/N, --shard=1/N, ...; the last to end
 writes the whole report: report.md, results.json, scores.png, browser.html.
+
+--black_frames shows black instead of the videos: what is left is what the text alone
+gives. scripts.eval_report --blind has what can be guessed without any model.
 """
 
 from pathlib import Path

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from convert.load import load_assistant
 from scripts.smoke_benchmark import write_benchmark
@@ -19,7 +20,7 @@ from vica_jax.eval.answer_file import ShardError, open_shard
 from vica_jax.eval.answers import read_answers
 from vica_jax.eval.benchmarks import read_benchmark
 from vica_jax.eval.contact_sheet import sheet_path, write_contact_sheet
-from vica_jax.eval.frames import FrameSelection
+from vica_jax.eval.frames import FrameSelection, select_clip
 from vica_jax.eval.prompts import user_turn
 from vica_jax.eval.recipe import RecipeError
 from vica_jax.eval.report import write_report
@@ -192,6 +193,40 @@ def test_other_settings_need_another_workdir(assistant, data, whole):
         RunSettings(profile="vsibench")
     with pytest.raises(InputError, match="shard 2/2"):
         RunSettings(shard=(2, 2))
+
+
+def test_black_frames_are_shown_and_said(assistant, data, whole, tmp_path):
+    """The black video of the same length and size gives the same answers."""
+    workdir = tmp_path / "run"
+    answers = evaluate(assistant, data, workdir, black_frames=True)
+    before = read_answers(whole).by_id
+    assert any(answers[k].prediction != before[k].prediction for k in answers)
+    question = read_benchmark(data).questions[0]
+    clip = select_clip(data / question.video, SETTINGS.frames)
+    assert clip.frames.any()
+    alone = assistant.answer(
+        np.zeros_like(clip.frames),
+        user_turn("vica_readme", question),
+        prompt_style="raw",
+        num_frames=4,
+        max_new_tokens=8,
+    )
+    found = answers[question.id]
+    assert found.prediction == alone.text
+    assert found.frame_indices == before[question.id].frame_indices
+    assert found.prompt_tokens == before[question.id].prompt_tokens
+    with Image.open(sheet_path(workdir, question.video)) as sheet:
+        assert np.asarray(sheet).max() < 4
+    report_text = (workdir / "report.md").read_text()
+    assert "**No video was shown: every frame was black.**" in report_text
+    assert "| black_frames | true |" in report_text
+    assert "black frames instead of the video's" in report_text
+    assert json.loads((workdir / "recipe.json").read_text())["black_frames"] is True
+    assert "black" not in (whole / "recipe.json").read_text()
+    with pytest.raises(RecipeError, match=r"other black_frames .*true there, null now"):
+        evaluate(assistant, data, workdir)
+    with pytest.raises(RecipeError, match="other black_frames"):
+        evaluate(assistant, data, whole, black_frames=True)
 
 
 def test_one_process_writes_a_shard(tmp_path):

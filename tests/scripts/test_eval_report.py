@@ -57,6 +57,19 @@ def test_a_report(workdir):
     assert {name: (workdir / name).read_bytes() for name in FILES} == before
 
 
+def test_baselines(workdir):
+    result = run("eval_report", workdir=workdir, blind=True, **FAST)
+    assert (result.code, result.err) == (0, "")
+    assert written(workdir) == FILES
+    facts = json.loads((workdir / "results.json").read_text())
+    lines = result.out.splitlines()
+    header = next(n for n, line in enumerate(lines) if "by_name" in line)
+    (overall,) = [line for line in lines[header:] if line.startswith("overall")]
+    rows = facts["blind"]["by_name"]["rows"]
+    assert f"{rows['overall']['score']:.2f}" in overall.split()
+    assert f"{rows['overall']['difference']:+.2f}" in overall.split()
+
+
 def test_a_comparison(workdir, other):
     result = run("eval_report", workdir=workdir, compare=other, **FAST)
     assert (result.code, result.err) == (0, "")

@@ -50,6 +50,8 @@ def test_a_broken_benchmark_is_evaluated_and_says_so(vica, data, tmp_path):
     assert again.code == 0 and "10 answers are there" not in again.out
     other = evaluate(vica, data, workdir, prompts="official")
     assert "other prompts" in other.line
+    other = evaluate(vica, data, workdir, black_frames=True)
+    assert "other black_frames" in other.line
 
 
 def test_a_shard_without_videos_is_no_error(vica, data, tmp_path):

@@ -8,18 +8,19 @@ Two strengths, both chosen on the questions that they are then scored on:
 * ``by_name``: from the text of the question, leaving its own scene out: what is known
   of the same wording in other scenes, else of the question type. A number is the best
   constant, a choice the option whose text was right most often where it was offered. A
-  wording counts from a number of other questions on; that number, or no wording at all,
-  is the one of ``LEAST`` that scores best, type by type.
+  wording counts from a number of other questions on; that number (one of ``LEAST``), no
+  wording at all, or the one answer of ``constant``: what scores best is taken, type by
+  type. So this one is never below the other.
 
 Numbers with the same words in another order ("the bed and the sofa", "the sofa and the
 bed") have the same wording. Guesses are texts and are scored as a model's answers are.
 """
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -27,12 +28,14 @@ from jaxtyping import Float64, Int64
 from vica_jax.errors import InputError
 from vica_jax.eval.answers import Answer, collect_answers
 from vica_jax.eval.bootstrap import RESAMPLES
-from vica_jax.eval.question import TYPES, Benchmark, Question, find_letters
+from vica_jax.eval.question import TYPES, Benchmark, Question
 from vica_jax.eval.results import Results, summarise
 from vica_jax.eval.scores import TOLERANCES, read_float, score_official
 
 LEAST = (1, 3, 10, 30)
-MOST_CANDIDATES = 4000  # numbers that are tried; more are thinned out evenly
+MOST_CANDIDATES = 8000  # numbers that are tried; more are thinned out evenly
+ULPS = 4  # last digits by which an end of a tolerance may be miscalculated
+_WORD = re.compile(r"\w+")
 _MARK = re.compile(r"\s*\(?[A-Z][.):]\s*")
 Guess = Callable[[Question], str]
 
@@ -59,12 +62,13 @@ def guess_constant(questions: Sequence[Question]) -> Guesses:
     texts, rules = {}, {}
     for name, own in _by_type(questions).items():
         if own[0].kind == "choice":
-            text = rules[name] = _frequent_letter(own)
+            text = _frequent_letter(own)
+            rules[name] = f"always {text}"
         else:
             numbers = Numbers(own)
             value, is_median = numbers.best(numbers.weights(range(len(own))))
             text = repr(value)
-            rules[name] = f"{value:.4g}{', the median' if is_median else ''}"
+            rules[name] = f"always {value:.4g}{', the median' if is_median else ''}"
         texts |= {question.id: text for question in own}
     return Guesses(name="constant", texts=texts, rules=rules)
 
@@ -75,10 +79,11 @@ def guess_by_name(questions: Sequence[Question]) -> Guesses:
     Raises:
       BlindError: as ``guess_constant``.
     """
-    texts, rules = {}, {}
+    constant = guess_constant(questions)
+    texts, rules = dict(constant.texts), dict(constant.rules)
     for name, own in _by_type(questions).items():
+        best = sum(_score(question, texts[question.id]) for question in own)
         choice = own[0].kind == "choice"
-        best = -1.0
         for rule, guess in _choice_rules(own) if choice else _number_rules(own):
             found = {question.id: guess(question) for question in own}
             score = sum(_score(question, found[question.id]) for question in own)
@@ -111,8 +116,8 @@ def _by_type(questions: Sequence[Question]) -> dict[str, list[Question]]:
     for question in questions:
         if question.kind == "text":
             raise BlindError(
-                f"question {question.id}: no blind baseline for {question.question_type}"
-                ": only choices and numbers have one"
+                f"question {question.id} ({question.question_type}): only choices and "
+                "numbers have a blind baseline"
             )
         found[question.question_type].append(question)
     return dict(found)
@@ -128,24 +133,21 @@ def _score(question: Question, text: str) -> float:
 class Numbers:
     """Truths of questions, and the score of every number that is worth a try.
 
-    A mean score changes only where a truth's tolerance begins or ends, so these places
-    and the middles between them are all there is to try.
+    A truth's tolerance is an interval with its ends, so the best number is the lower
+    end of one. Between the ends the middles are tried first: further from an edge.
     """
 
     def __init__(self, questions: Sequence[Question]):
         truths = [read_float(question.truth) for question in questions]
         values = np.array([np.nan if t is None else t for t in truths], np.float64)
-        self._there = np.isfinite(values)
-        self._values, places = np.unique(values[self._there], return_inverse=True)
+        there = np.isfinite(values)
+        self._values, places = np.unique(values[there], return_inverse=True)
         self._places = np.full(len(values), -1)
-        self._places[self._there] = places
-        tolerances = np.array(TOLERANCES)
+        self._places[there] = places
         positive = self._values[self._values > 0]
-        steps = np.concatenate([1 - tolerances, [1.0], 1 + tolerances])
-        ends = np.unique(np.outer(positive, steps).round(9))
-        if not len(ends):
-            ends = np.zeros(1)
-        tried = np.unique([0.0, *ends, *(ends[1:] + ends[:-1]) / 2])
+        lows, highs = (tolerance_ends(positive, side) for side in (-1, 1))
+        ends = np.unique([*lows, *highs])
+        tried = np.array([*(ends[1:] + ends[:-1]) / 2, *lows, 0.0])
         if len(tried) > MOST_CANDIDATES:
             chosen = np.linspace(0, len(tried) - 1, MOST_CANDIDATES).astype(int)
             tried = tried[chosen]
@@ -172,6 +174,22 @@ class Numbers:
         return float(self._tried[top]), False
 
 
+def tolerance_ends(
+    truths: Float64[np.ndarray, " U"], side: int
+) -> Float64[np.ndarray, " E"]:
+    """The last number on one side (-1 below, 1 above) that each tolerance of each
+    truth takes; to the last bit, since whole numbers often lie just there."""
+    tolerances = np.array(TOLERANCES)[:, None]
+    near = truths * (1 + side * tolerances)
+    # Half ones: below a power of two there are numbers between.
+    halves = np.arange(-2 * ULPS, 2 * ULPS + 1)[:, None, None] / 2
+    steps = halves * side * np.spacing(near)
+    numbers = near + steps  # from within to without
+    taken = np.abs(numbers - truths) / truths <= tolerances
+    last = taken.sum(0, keepdims=True) - 1
+    return np.take_along_axis(numbers, last, 0).ravel()
+
+
 def mra_table(
     numbers: Float64[np.ndarray, " C"], truths: Float64[np.ndarray, " U"]
 ) -> Float64[np.ndarray, "C U"]:
@@ -189,7 +207,7 @@ def mra_table(
 
 def _number_rules(own: Sequence[Question]) -> Iterator[tuple[str, Guess]]:
     numbers = Numbers(own)
-    keys = [" ".join(sorted(question.question.split())) for question in own]
+    keys = [" ".join(sorted(_WORD.findall(question.question))) for question in own]
     whole, alike = _Places(own, [""] * len(own)), _Places(own, keys)
     place = {question.id: k for k, question in enumerate(own)}
     known: dict[tuple[str, str, bool], str] = {}
@@ -229,10 +247,10 @@ def _rules(
     guess: Callable[[Question, float], str], otherwise: str
 ) -> Iterator[tuple[str, Guess]]:
     """The plain rule and one for each number from which a wording counts."""
-    yield otherwise, partial(guess, least=float("inf"))
+    yield otherwise, lambda question: guess(question, math.inf)
     for least in LEAST:
         rule = f"{otherwise}, of the same wording where they have {least} or more"
-        yield rule, partial(guess, least=least)
+        yield rule, lambda question, least=least: guess(question, least)
 
 
 # ---------------------------------------------------------------------------- choices
@@ -243,10 +261,8 @@ def _frequent_letter(own: Sequence[Question]) -> str:
 
 
 def _choice_rules(own: Sequence[Question]) -> Iterator[tuple[str, Guess]]:
-    letters = _Shares(own, lambda question: "", find_letters)
-    yield "the most frequent letter of the other scenes", letters.guess
-    whole = _Shares(own, lambda question: "", option_texts)
-    alike = _Shares(own, lambda question: question.question, option_texts)
+    whole = _Shares(own, lambda question: "")
+    alike = _Shares(own, lambda question: question.question)
 
     def guess(question: Question, least: float) -> str:
         named = alike.others(question) >= least
@@ -255,27 +271,21 @@ def _choice_rules(own: Sequence[Question]) -> Iterator[tuple[str, Guess]]:
     yield from _rules(guess, "the option most often right in the other scenes")
 
 
-def option_texts(options: Sequence[str]) -> tuple[str, ...]:
-    """``"A. chair"`` without its letter; options without one are left out."""
-    return tuple(
-        option[match.end() :] for option in options if (match := _MARK.match(option))
-    )
+def split_options(question: Question) -> list[tuple[str, str]]:
+    """Letter and text of each option; options without a letter are left out."""
+    options = question.options or ()
+    texts = [option[m.end() :] for option in options if (m := _MARK.match(option))]
+    return list(zip(question.letters, texts, strict=True))
 
 
 class _Shares:
     """How often an option was right where it was offered, other scenes only.
 
-    ``key`` says which questions belong together, ``read`` what an option is: its letter
-    or its text.
+    ``key`` says which questions belong together; an option is its text.
     """
 
-    def __init__(
-        self,
-        own: Sequence[Question],
-        key: Callable[[Question], str],
-        read: Callable[[Sequence[str]], tuple[str, ...]],
-    ):
-        self._key, self._read = key, read
+    def __init__(self, own: Sequence[Question], key: Callable[[Question], str]):
+        self._key = key
         # Questions by (key,), options by (key, option); with a video, those of it.
         self._asked: Counter[tuple[str, ...]] = Counter()
         self._offered: Counter[tuple[str, ...]] = Counter()
@@ -283,15 +293,11 @@ class _Shares:
         for question in own:
             name, video = key(question), question.video
             self._asked.update([(name,), (name, video)])
-            for letter, option in self._options(question):
+            for letter, option in split_options(question):
                 places = [(name, option), (name, option, video)]
                 self._offered.update(places)
                 if letter == question.truth.strip().upper():
                     self._right.update(places)
-
-    def _options(self, question: Question) -> list[tuple[str, str]]:
-        options = question.options or ()
-        return list(zip(find_letters(options), self._read(options), strict=True))
 
     def others(self, question: Question) -> int:
         name = self._key(question)
@@ -303,7 +309,7 @@ class _Shares:
         Nothing known of an option, it is as likely as any.
         """
         name, video = self._key(question), question.video
-        options = self._options(question)
+        options = split_options(question)
 
         def share(option: str) -> float:
             offered, right = (

@@ -1,4 +1,4 @@
-"""A run beside the blind baselines (``blind``): differences, as Markdown and as JSON."""
+"""A run beside the blind baselines (``blind``): differences as Markdown and JSON."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,8 @@ from vica_jax.eval.rows import Row
 TITLES = {
     "constant": "one answer for each question type: the most frequent letter, the "
     "constant with the best mean score (at least that of the median)",
-    "by_name": "from the question's text and the answers in the other scenes",
+    "by_name": "from the question's text and the answers in other scenes, type by type "
+    "in the way that scores best, and never worse than `constant`",
 }
 NAMES = {"overall": "**overall (macro)**", "micro": "all questions (micro)"}
 
@@ -89,19 +90,15 @@ def describe_blind(results: Results) -> str:
             ]
     parts = ["## Blind baselines", table(header, lines)]
     meanings = [
-        f"- `{baseline.name}`: {TITLES[baseline.name]}" for baseline in baselines
+        f"- `{baseline.name}`: {TITLES[baseline.name]}. By the interval of the "
+        f"difference {_told_apart(baseline)}"
+        for baseline in baselines
     ]
     meanings.append(
         "- difference: this run minus the baseline; whole videos resampled, the "
-        "baseline's answers kept. They are chosen on these questions, in its favour"
+        "baseline's answers kept. These are chosen on the same questions, in its favour"
     )
     parts.append("\n".join(meanings))
-    for word, meaning in (
-        ("not told apart", "Not told apart from a baseline (the interval holds 0)"),
-        ("below", "Below a baseline"),
-    ):
-        names = _tasks_that_are(word, baselines)
-        parts.append(f"{meaning}: {names or 'no task'}.")
     rules = [
         [name, *[cell(b.guesses.rules.get(name, "")) for b in baselines]]
         for name in [row.name for row in results.types]
@@ -110,16 +107,21 @@ def describe_blind(results: Results) -> str:
     return "\n\n".join(parts)
 
 
-def _tasks_that_are(word: str, baselines: Sequence[BlindBaseline]) -> str:
-    names = []
-    for baseline in baselines:
-        for difference in baseline.comparison.tasks:
-            if verdict(difference) == word:
-                names.append(
-                    f"{difference.name} (`{baseline.name}`, "
-                    f"{difference.difference:+.2f}, {span(difference.interval)})"
-                )
-    return ", ".join(names)
+def _told_apart(baseline: BlindBaseline) -> str:
+    """Which tasks are not above a baseline, and by how much."""
+    parts = []
+    for word, meaning in (
+        ("not told apart", "not told apart from it"),
+        ("below", "below it"),
+        ("not known", "without an interval"),
+    ):
+        tasks = [row for row in baseline.comparison.tasks if verdict(row) == word]
+        gaps = [
+            f"{row.name} ({row.difference:+.2f}, {span(row.interval)})" for row in tasks
+        ]
+        if gaps:
+            parts.append(f"{meaning}: {', '.join(gaps)}")
+    return "; ".join(parts) or "every task is above it"
 
 
 # ------------------------------------------------------------------------------- JSON

@@ -32,6 +32,7 @@ __all__ = [
     "Embed",
     "FrameSelection",
     "SelectionError",
+    "black_out",
     "find_point_map",
     "select_clip",
     "top_up",
@@ -288,6 +289,12 @@ def find_point_map(
         if Path(point_maps, name).is_file():
             return Path(point_maps, name)
     raise SelectionError(f"{source}: no point map {inner} or {outer} in {point_maps}")
+
+
+def black_out(clip: VideoClip) -> VideoClip:
+    """The clip with as many frames, as large, all of them black; a note says so."""
+    note = "black frames instead of the video's"
+    return replace(clip, frames=np.zeros_like(clip.frames), notes=(*clip.notes, note))
 
 
 def _name(source: VideoSource) -> str:

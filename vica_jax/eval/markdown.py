@@ -11,6 +11,7 @@ from vica_jax.eval.problems import FIRST_FEW, Reason
 from vica_jax.eval.published import SHOWN, published_models, read_published
 from vica_jax.eval.results import Results
 from vica_jax.eval.rows import Interval, Row
+from vica_jax.eval.workdir import BLACK_FRAMES
 
 NOTHING = "–"  # noqa: RUF001  a dash where there is no number
 MOST_REASONS = 20
@@ -102,11 +103,14 @@ def describe(results: Results, *, torn: int = 0, blind: str = "") -> str:
         head += f" (95% interval {span(overall.interval)})"
     subset = f", subset {benchmark.subset}" if benchmark.subset else ""
     missing = f"**{lacking:,} unanswered, counted as 0**" if lacking else "0 unanswered"
+    black = ""
+    if results.recipe.get(BLACK_FRAMES):
+        black = "  \n**No video was shown: every frame was black.**"
     parts = [
         f"# {title}",
         f"{head}: {kind}.  \n{count(len(results.items), 'question')} about "
         f"{count(len(benchmark.videos), 'video')}: {answered:,} answered, {missing}; "
-        f"{count(len(benchmark.refused), 'row')} refused.",
+        f"{count(len(benchmark.refused), 'row')} refused.{black}",
         f"Benchmark {benchmark.name}{subset}, annotations {cell(benchmark.file)}, "
         f"revision (sha256) `{benchmark.revision}`.",
         "## Recipe",

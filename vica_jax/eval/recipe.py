@@ -18,7 +18,7 @@ from vica_jax.errors import InputError
 from vica_jax.eval.coverage import hash_point_maps
 from vica_jax.eval.question import Benchmark
 from vica_jax.eval.settings import RunSettings
-from vica_jax.eval.workdir import RECIPE, has_answers
+from vica_jax.eval.workdir import BLACK_FRAMES, RECIPE, has_answers
 from vica_jax.files import write_text
 
 PACKAGES = (
@@ -76,6 +76,8 @@ def make_recipe(
     }
     if settings.point_maps is not None:
         recipe["point_maps"] = f"crc:{hash_point_maps(settings.point_maps)}"
+    if settings.black_frames:
+        recipe[BLACK_FRAMES] = True
     if settings.thinking:
         recipe["answers_from"] = "final_segment"
     if layout.has_hiera:

@@ -35,7 +35,7 @@ from vica_jax.eval.answers import Answers, collect_answers, read_answers
 from vica_jax.eval.benchmarks import write_questions
 from vica_jax.eval.contact_sheet import sheet_path, write_contact_sheet
 from vica_jax.eval.embed import siglip_embeddings
-from vica_jax.eval.frames import select_clip
+from vica_jax.eval.frames import black_out, select_clip
 from vica_jax.eval.prompts import user_turn
 from vica_jax.eval.question import Benchmark, Question, find_letters
 from vica_jax.eval.recipe import keep_recipe, make_recipe
@@ -177,6 +177,8 @@ def _loader(
                 embed=embed,
                 point_maps=settings.point_maps,
             )
+            if settings.black_frames:
+                clip = black_out(clip)
             read = time.perf_counter() - start
             loaded = assistant.read(clip, **chosen)
         except OutOfMemoryError:

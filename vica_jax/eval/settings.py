@@ -18,6 +18,8 @@ class RunSettings:
     * ``frames``: which frames of a video;
     * ``answers``: decoding, token ratio, time instruction; its prompt style and its
       frame settings are overruled by the two above;
+    * ``black_frames``: every frame is black, as many and as large as the video's own
+      (they are chosen as usual before): what is answered is answered from the text;
     * ``thinking``: the answer stands in the text's final segment;
     * ``exact``: score options and numbers exactly, beside the free text.
 
@@ -29,6 +31,7 @@ class RunSettings:
     profile: str = "vica_readme"
     frames: FrameSelection = field(default_factory=FrameSelection)
     answers: AnswerSettings = field(default_factory=AnswerSettings)
+    black_frames: bool = False
     thinking: bool = False
     exact: bool = True
     batch: int = 32

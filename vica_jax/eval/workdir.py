@@ -7,6 +7,7 @@ QUESTIONS = "questions.jsonl"
 ANSWERS = "answers"  # a folder with a file per shard
 FRAMES = "frames"  # a folder of contact sheets
 TIMING = "timing.jsonl"
+BLACK_FRAMES = "black_frames"  # key of a recipe: true where no video was shown
 
 
 def has_answers(workdir: Path) -> bool:
