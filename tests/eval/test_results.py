@@ -91,6 +91,8 @@ def test_published_file_names_its_source_and_the_models_that_are_shown():
     assert set(SHOWN) <= set(MODELS) and len(MODELS) == 14
     assert published_models("vsibench", "debiased") == {}
     assert published_models("vstibench", None) == {}
+    assert published_models("vsibench", "full", ["scannet/a.mp4", "world/b.mp4"]) == {}
+    assert published_models("vsibench", "full", ["scannet/a.mp4"]) == MODELS
 
 
 def test_the_whole_benchmark_at_the_card_s_task_scores_gives_60_56():

@@ -56,7 +56,8 @@ def draw_scores(results: Results) -> bytes:
     Tasks and their macro average; for ScanQA its measures instead of tasks.
     """
     benchmark = results.benchmark
-    models = published_models(benchmark.name, benchmark.subset)
+    videos = (item.question.video for item in results.items)
+    models = published_models(benchmark.name, benchmark.subset, videos)
     bars = {row.name: row.score for row in results.rows if row.name != "micro"}
     intervals = [row.interval for row in results.rows if row.name != "micro"]
     if results.scanqa:

@@ -214,7 +214,9 @@ def _legend(results: Results) -> str:
 
 
 def _published(results: Results) -> list[str]:
-    models = published_models(results.benchmark.name, results.benchmark.subset)
+    videos = (item.question.video for item in results.items)
+    benchmark = results.benchmark
+    models = published_models(benchmark.name, benchmark.subset, videos)
     if not models:
         return []
     tasks = read_published()["tasks"]

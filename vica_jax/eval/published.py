@@ -3,7 +3,7 @@
 import functools
 import importlib.resources
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ SHOWN = (
     "LLaVA-NeXT-Video-72B",
     "GPT-4o",
 )
+SCANS = {"arkitscenes", "scannet", "scannetpp"}  # datasets of VSI-Bench's videos
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +35,15 @@ def read_published() -> Mapping[str, Any]:
 
 
 def published_models(
-    benchmark: str, subset: str | None
+    benchmark: str, subset: str | None, videos: Iterable[str] = ()
 ) -> Mapping[str, PublishedModel]:
     """Models by name, in the file's order; none where nothing was published.
 
-    The published scores are of the full benchmark: no other subset compares with them.
+    The published scores are of the full benchmark: no other subset compares with them,
+    and no videos of other scans (``<dataset>/<scene>.mp4``).
     """
-    if benchmark != "vsibench" or subset != "full":
+    scans = {video.split("/")[0] for video in videos}
+    if benchmark != "vsibench" or subset != "full" or scans - SCANS:
         return {}
     return {
         name: PublishedModel(name=name, **row)
