@@ -21,7 +21,8 @@ def get_config(arg: str | None = None) -> Config:
             "room_seed": 1,
             "seed": 0,
             "steps": 4500,
-            "encoder_steps": 300,
+            "encoder_steps": 500,
+            "joint_from": 3500,
             "batch_size": 3,
             "encoder_batch_size": 8,
             "film_wh": (192, 144),
@@ -63,7 +64,7 @@ def get_config(arg: str | None = None) -> Config:
 
 def smoke(config: Config) -> None:
     config.steps = 12
-    config.encoder_steps = 6
+    config.encoder_steps, config.joint_from = 6, 10
     config.batch_size = config.encoder_batch_size = 1
     config.tokenizer.rooms = 60
     config.checkpoint.every_steps = 4

@@ -34,6 +34,7 @@ SETTINGS = PretrainSettings(
     seed=0,
     steps=4,
     encoder_steps=2,
+    joint_from=3,
     batch_size=1,
     encoder_batch_size=2,
     film_wh=(48, 36),

@@ -72,9 +72,7 @@ def heads():
 @pytest.fixture(scope="module")
 def result(model, params, heads, batch):
     def loss(params, heads):
-        return objective_loss(
-            model, OBJECTIVE, params, heads, batch, with_questions=True
-        )
+        return objective_loss(model, OBJECTIVE, params, heads, batch, phase="joint")
 
     step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
     return jax.device_get(step(params, heads))
@@ -130,9 +128,7 @@ def test_encoders_alone_touch_neither_language_model_nor_its_heads(
     model, params, heads, batch
 ):
     def loss(params, heads):
-        return objective_loss(
-            model, OBJECTIVE, params, heads, batch, with_questions=False
-        )
+        return objective_loss(model, OBJECTIVE, params, heads, batch, phase="encoders")
 
     step = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
     (grads, of_heads), parts = step(params, heads)
@@ -147,6 +143,20 @@ def test_encoders_alone_touch_neither_language_model_nor_its_heads(
     assert not any(np.abs(x).max() for x in jax.tree.leaves(grads["llm"]))
     assert not any(np.abs(x).max() for x in jax.tree.leaves(of_heads["mentions"]))
     assert all(np.abs(x).max() for x in jax.tree.leaves(of_heads["hiera_cells"]))
+
+
+def test_apart_the_encoders_learn_what_they_learn_alone(model, params, heads, batch):
+    def grads_of(phase):
+        def loss(params):
+            return objective_loss(model, OBJECTIVE, params, heads, batch, phase=phase)
+
+        return jax.jit(jax.grad(loss, has_aux=True))(params)[0]
+
+    alone, apart = grads_of("encoders"), grads_of("apart")
+    for name in ("siglip", "hiera", "siglip_projector", "hiera_projector"):
+        for a, b in zip(*map(jax.tree.leaves, (alone[name], apart[name])), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    assert np.abs(apart["llm"]["final_norm"]["scale"]).max() > 0
 
 
 def test_film_places_are_the_tokens_that_are_no_newline():

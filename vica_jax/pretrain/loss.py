@@ -25,6 +25,7 @@ import numpy as np
 
 from vica_jax.models.cache import Prefix
 from vica_jax.models.vica import Vica
+from vica_jax.pretrain.settings import Phase
 from vica_jax.pretrain.targets import CELL, FACT, MENTION, PLACE, POSE
 from vica_jax.train.loss import cross_entropy
 from vica_jax.typing import Params
@@ -80,14 +81,16 @@ def objective_loss(
     heads: Params,
     batch: Arrays,
     *,
-    with_questions: bool,
+    phase: Phase,
 ) -> tuple[jax.Array, Arrays]:
     """The loss of a batch and its parts (``pretrain.rooms`` says what is in one)."""
     bank = _apply(model, params, batch, method="visual_bank")
     parts = _cell_parts(model, heads, bank, batch)
     cells = parts["siglip_cells"] + parts.get("hiera_cells", 0.0)
     total = objective.cell_weight * cells
-    if with_questions:
+    if phase != "encoders":
+        if phase == "apart":
+            bank = jax.lax.stop_gradient(bank)
         kv, outputs = _prefill(model, objective, params, bank, batch)
         film = outputs[objective.place_layer - 1][:, len(objective.before) :]
         parts |= _place_parts(model, heads, film, batch)

@@ -25,7 +25,7 @@ from vica_jax.pretrain.rooms import (
     RoomShape,
     training_texts,
 )
-from vica_jax.pretrain.settings import PretrainSettings
+from vica_jax.pretrain.settings import Phase, PretrainSettings
 from vica_jax.pretrain.stream import RoomStream
 from vica_jax.pretrain.words import END, TURN_END, train_tokenizer, write_tokenizer
 from vica_jax.train.loop import check_finite
@@ -144,8 +144,7 @@ def make_step(
     cfg: VicaConfig,
     objective: Objective,
     optimizer: optax.GradientTransformation,
-    *,
-    with_questions: bool,
+    phase: Phase,
 ) -> Any:
     """The jitted ``step(state, batch) -> (state, metrics)``; state is donated."""
     model = Vica(cfg, jnp.float32, frame_chunk=2**20)
@@ -158,7 +157,7 @@ def make_step(
                 params["model"],
                 params["heads"],
                 batch,
-                with_questions=with_questions,
+                phase=phase,
             )
 
         (loss, parts), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
@@ -191,12 +190,6 @@ def _train(
     shape = RoomShape(
         layout=cfg.layout, width=width, height=height, groups=settings.groups
     )
-    programs = {
-        questions: make_step(
-            settings, cfg, objective, optimizer, with_questions=questions
-        )
-        for questions in (False, True)
-    }
     save_every = settings.checkpoint.save_steps(settings.steps)
     tracker = Tracker(
         workdir,
@@ -217,15 +210,20 @@ def _train(
     )
     rate, schedule = settings.optimizer.rate, schedule_of(settings)
     with tracker, rooms:
+        programs: dict[Phase, Any] = {}
         last = time.perf_counter()
         while step < settings.steps:
-            questions = step >= settings.encoder_steps
-            size = settings.batch_size if questions else settings.encoder_batch_size
+            phase = settings.phase_of(step)
+            compiles = phase not in programs
+            if compiles:
+                programs[phase] = make_step(settings, cfg, objective, optimizer, phase)
+            alone = phase == "encoders"
+            size = settings.encoder_batch_size if alone else settings.batch_size
             begun = time.perf_counter()
             made = [next(rooms) for _ in range(size)]
             wait = time.perf_counter() - begun
             batch = {name: np.stack([room[name] for room in made]) for name in made[0]}
-            state, metrics = programs[questions](state, batch)
+            state, metrics = programs[phase](state, batch)
             values = {name: float(x) for name, x in jax.device_get(metrics).items()}
             now = time.perf_counter()
             step += 1
@@ -237,8 +235,8 @@ def _train(
                 "wait_seconds": wait,
             }
             last = now
-            if step in (1, settings.encoder_steps + 1):
-                tracker.event(step, "compile")
+            if compiles:
+                tracker.event(step, "compile", phase=phase)
             tracker.log(step, values)
             check_finite(step, values, checkpoints)
             if step % save_every == 0 or step == settings.steps:

@@ -1,6 +1,7 @@
 """Settings of training on generated rooms; ``configs/world_pretrain.py`` fills them."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from vica_jax.train.settings import (
     CheckpointSettings,
@@ -8,6 +9,11 @@ from vica_jax.train.settings import (
     SettingsError,
     check_least,
 )
+
+Phase = Literal["encoders", "apart", "joint"]
+"""What learns from what: the encoders alone from their own losses; the language model
+too, from films that its losses do not reach back into (a fresh one would only disturb
+the encoders); all from all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +66,9 @@ class PretrainSettings:
     """One run on generated rooms.
 
     The first ``encoder_steps`` steps train the encoders on their own losses alone,
-    with ``encoder_batch_size`` rooms each; the rest trains everything, with
-    ``batch_size`` rooms. ``room_seed`` decides the rooms, ``seed`` the initial weights.
+    with ``encoder_batch_size`` rooms each; then the language model learns beside them,
+    with ``batch_size`` rooms, and from step ``joint_from`` on all learn from all
+    (``Phase``). ``room_seed`` decides the rooms, ``seed`` the initial weights.
     ``film_wh`` is the size of frames; ``groups`` are rows of questions per room:
     (how many, tokens at most), shorter first.
     """
@@ -72,6 +79,7 @@ class PretrainSettings:
     seed: int
     steps: int
     encoder_steps: int
+    joint_from: int
     batch_size: int
     encoder_batch_size: int
     film_wh: tuple[int, int]
@@ -85,13 +93,19 @@ class PretrainSettings:
 
     def __post_init__(self):
         check_least(self, 1, "steps", "batch_size", "encoder_batch_size", "num_workers")
-        check_least(self, 0, "encoder_steps", "room_seed", "seed")
+        check_least(self, 0, "encoder_steps", "joint_from", "room_seed", "seed")
         lengths = [length for _, length in self.groups]
         if not lengths or lengths != sorted(lengths):
             raise SettingsError(
                 f"groups: give (how many, tokens at most), shorter first, got "
                 f"{self.groups}"
             )
+
+    def phase_of(self, step: int) -> Phase:
+        """The phase of the step that follows ``step`` finished ones."""
+        if step < self.encoder_steps:
+            return "encoders"
+        return "apart" if step < self.joint_from else "joint"
 
     def rooms_before(self, step: int) -> int:
         """How many rooms the steps before ``step`` have used."""
