@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from vica_jax.pretrain.words import TURN_END, name_ids, train_tokenizer
 from vica_jax.world.camera import Camera
 from vica_jax.world.film import LEAST_SHARE
 from vica_jax.world.render import Renderer
+from vica_jax.world.scene import SceneError
 
 SHAPE = RoomShape(
     layout=CFG.layout,
@@ -190,3 +192,10 @@ def test_facts_are_what_answers_follow_from(renderer):
             else:
                 assert not option_facts(question)
     assert kinds == {(True, True), (False, True), (True, False)}
+
+
+def test_a_room_whose_questions_fit_nowhere_is_named(tokenizer):
+    short = replace(SHAPE, groups=((4, 5),))
+    maker = RoomMaker(short, tokenizer, name_ids(tokenizer, NAMES))
+    with pytest.raises(SceneError, match="room5_00003: no question fits in 5 tokens"):
+        maker.make(5, 3)

@@ -11,6 +11,7 @@ from optax import contrib
 from convert.load import load_assistant, to_hf
 from tests.pretrain.small_rooms import CFG, SETTINGS
 from vica_jax.checkpoint import iter_leaves, read_manifest
+from vica_jax.data.tokenizer import load_tokenizer
 from vica_jax.errors import InputError
 from vica_jax.models.vica import abstract_vica
 from vica_jax.pretrain import run as runs
@@ -75,10 +76,43 @@ def test_a_wrong_variant_is_named(tmp_path):
         runs.run(replace(SETTINGS, variant="wordl"), tmp_path)
 
 
-@pytest.mark.parametrize("groups", [(), ((3, 60), (2, 40))])
-def test_groups_come_shorter_first(groups):
-    with pytest.raises(InputError, match="groups: give"):
-        replace(SETTINGS, groups=groups)
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"groups": ()}, "groups: give"),
+        ({"groups": ((3, 60), (2, 40))}, "groups: give"),
+        ({"groups": ((-1, 28),)}, "groups: give"),
+        ({"steps": 2}, "steps: 2, all of them encoder_steps"),
+        ({"film_wh": (0, 0)}, "film_wh: films take even sides"),
+        ({"film_wh": (193, 144)}, "film_wh: films take even sides"),
+        ({"batch_size": 0}, "batch_size"),
+    ],
+)
+def test_settings_that_train_nothing_are_refused(changes, said):
+    with pytest.raises(InputError, match=said):
+        replace(SETTINGS, **changes)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "said"),
+    [
+        ("objective", {"fact_layer": 3}, "fact_layer: 3, and the .* has 2 layers"),
+        ("tokenizer", {"vocab_size": 641}, "641, and the model has .* for 640"),
+        ("tokenizer", {"vocab_size": 300}, "vocab_size: 300: '.*' is . tokens"),
+    ],
+)
+def test_what_does_not_fit_the_model_is_said_at_once(part, changes, said, tmp_path):
+    settings = replace(SETTINGS, **{part: replace(getattr(SETTINGS, part), **changes)})
+    with pytest.raises(InputError, match=said):
+        runs.run(settings, tmp_path, CFG)
+
+
+def test_a_tokenizer_of_other_settings_is_made_again(tmp_path):
+    folder = tmp_path / "tokenizer"
+    for size in (600, 620):
+        made = replace(SETTINGS.tokenizer, vocab_size=size)
+        runs.make_tokenizer(replace(SETTINGS, tokenizer=made), folder)
+        assert len(load_tokenizer(folder)) == size
 
 
 def test_rooms_are_counted_over_both_phases():

@@ -34,7 +34,7 @@ from vica_jax.world.make import WALK
 from vica_jax.world.question import IMAGE, Question
 from vica_jax.world.records import make_record
 from vica_jax.world.render import Renderer
-from vica_jax.world.scene import Scene
+from vica_jax.world.scene import Scene, SceneError
 from vica_jax.world.walk import Walk, make_walk
 
 ASK, PHRASE = 100, 101  # streams of the seed
@@ -110,7 +110,7 @@ class RoomMaker:
     def _ask(self, room: "Room", rng: np.random.Generator) -> Arrays:
         """Rows ``name/k [count,length]`` of each group, filled with what fits."""
         groups = self.shape.groups
-        arrays = {
+        arrays: Arrays = {
             f"{name}/{k}": np.full(size, fill, np.int32)
             for name, fill in (("questions", 0), ("answers", -1), ("mentioned", -1))
             for k, size in enumerate(groups)
@@ -140,6 +140,11 @@ class RoomMaker:
                     facts[at[-1:], 0] = fact
                 filled[k] += 1
                 break
+        if not any(filled):
+            raise SceneError(
+                f"{room.scene.name}: no question fits in {groups[-1][1]} tokens: give "
+                "longer groups"
+            )
         return arrays
 
     def _encode(self, text: str) -> list[int]:

@@ -1,5 +1,6 @@
 """A run on generated rooms: from settings to a native checkpoint, resumable."""
 
+import json
 import logging
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ import optax
 from vica_jax.checkpoint import CheckpointWriter, TrainingCheckpoints
 from vica_jax.config import plain
 from vica_jax.data.tokenizer import load_tokenizer
+from vica_jax.files import write_text
 from vica_jax.models.config import VicaConfig
 from vica_jax.models.variants import VARIANTS
 from vica_jax.models.vica import Vica, init_vica
@@ -27,7 +29,13 @@ from vica_jax.pretrain.rooms import (
 )
 from vica_jax.pretrain.settings import Phase, PretrainSettings
 from vica_jax.pretrain.stream import RoomStream
-from vica_jax.pretrain.words import END, TURN_END, train_tokenizer, write_tokenizer
+from vica_jax.pretrain.words import (
+    END,
+    TURN_END,
+    name_ids,
+    train_tokenizer,
+    write_tokenizer,
+)
 from vica_jax.train.loop import check_finite
 from vica_jax.train.metrics import Tracker
 from vica_jax.train.optimizer import Schedule, clip_by_norm, make_schedule
@@ -39,6 +47,7 @@ from vica_jax.typing import Params
 
 log = logging.getLogger(__name__)
 CHECKPOINTS, EXPORT, TOKENIZER = "checkpoints", "export", "tokenizer"
+MADE_OF = "made_of.json"  # in the tokenizer's folder
 # What may differ between a run and its resumption.
 FREE = ("num_workers", "checkpoint", "log")
 
@@ -59,15 +68,8 @@ def run(
                 f"variant: {settings.variant!r} is none of {', '.join(VARIANTS)}"
             )
         cfg = VARIANTS[settings.variant]
+    check_sizes(settings, cfg)
     target = workdir / EXPORT
-    tokenizer = make_tokenizer(settings, workdir / TOKENIZER)
-    before = tokenizer.encode(BEFORE, add_special_tokens=False)
-    asked = settings.objective
-    objective = Objective(
-        before=tuple(before), num_categories=len(CATEGORIES), **plain(asked)
-    )
-    like = jax.eval_shape(lambda: initial_params(settings, cfg, objective))
-    optimizer = make_muon(settings.optimizer, like, schedule_of(settings))
     checkpoints = TrainingCheckpoints(
         workdir / CHECKPOINTS,
         keep_last=settings.checkpoint.keep_last,
@@ -75,11 +77,24 @@ def run(
     )
     with checkpoints:
         start = checkpoints.latest() or 0
-        if not start and target.exists():
+        if start:
+            record = checkpoints.read_record(start)
+            check_same_settings(record["config"], plain(settings), FREE, workdir)
+        elif target.exists():
             raise RunError(
                 f"{workdir}: {EXPORT}/ is there, but no checkpoint of the run that it "
                 "came from: take another --workdir, or move it away to begin again"
             )
+        else:
+            make_tokenizer(settings, workdir / TOKENIZER)
+        tokenizer = load_tokenizer(workdir / TOKENIZER)
+        objective = Objective(
+            before=tuple(tokenizer.encode(BEFORE, add_special_tokens=False)),
+            num_categories=len(CATEGORIES),
+            **plain(settings.objective),
+        )
+        like = jax.eval_shape(lambda: initial_params(settings, cfg, objective))
+        optimizer = make_muon(settings.optimizer, like, schedule_of(settings))
 
         def initial() -> TrainState:
             params = initial_params(settings, cfg, objective)
@@ -91,8 +106,6 @@ def run(
             )
 
         if start:
-            record = checkpoints.read_record(start)
-            check_same_settings(record["config"], plain(settings), FREE, workdir)
             state = checkpoints.restore(start, _placed(jax.eval_shape(initial)))
         else:
             state = jax.jit(initial)()
@@ -102,15 +115,43 @@ def run(
     return target
 
 
-def make_tokenizer(settings: PretrainSettings, folder: Path) -> Any:
-    """The run's tokenizer, made where it is not there yet."""
-    if not (folder / "tokenizer_config.json").exists():
-        made = settings.tokenizer
-        texts = training_texts(made.seed, made.rooms)
-        names = [spelling for spellings in NAMES for spelling in spellings]
-        folder.mkdir(parents=True, exist_ok=True)
-        write_tokenizer(train_tokenizer(texts, names, made.vocab_size), folder)
-    return load_tokenizer(folder)
+def check_sizes(settings: PretrainSettings, cfg: VicaConfig) -> None:
+    """Raise RunError where settings ask for more than the model has."""
+    for name in ("place_layer", "mention_layer", "fact_layer"):
+        layer = getattr(settings.objective, name)
+        if layer > cfg.llm.depth:
+            raise RunError(
+                f"objective.{name}: {layer}, and the language model has "
+                f"{cfg.llm.depth} layers"
+            )
+    if settings.tokenizer.vocab_size > cfg.llm.vocab_size:
+        raise RunError(
+            f"tokenizer.vocab_size: {settings.tokenizer.vocab_size}, and the model has "
+            f"embeddings for {cfg.llm.vocab_size}"
+        )
+
+
+def make_tokenizer(settings: PretrainSettings, folder: Path) -> None:
+    """Write the run's tokenizer, and beside it what it was made of.
+
+    Raises:
+      RunError: its vocabulary is too small for the names of categories.
+    """
+    made = settings.tokenizer
+    told = json.dumps(plain(made))
+    note = folder / MADE_OF
+    if note.is_file() and note.read_text(encoding="utf-8") == told:
+        return
+    texts = training_texts(made.seed, made.rooms)
+    names = [spelling for spellings in NAMES for spelling in spellings]
+    tokenizer = train_tokenizer(texts, names, made.vocab_size)
+    try:
+        name_ids(tokenizer, NAMES)
+    except ValueError as error:
+        raise RunError(f"tokenizer.vocab_size: {made.vocab_size}: {error}") from None
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tokenizer(tokenizer, folder)
+    write_text(note, told)
 
 
 def schedule_of(settings: PretrainSettings) -> Schedule:

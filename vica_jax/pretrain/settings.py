@@ -68,7 +68,8 @@ class PretrainSettings:
     The first ``encoder_steps`` steps train the encoders on their own losses alone,
     with ``encoder_batch_size`` rooms each; then the language model learns beside them,
     with ``batch_size`` rooms, and from step ``joint_from`` on all learn from all
-    (``Phase``). ``room_seed`` decides the rooms, ``seed`` the initial weights.
+    (``Phase``; past ``steps``: never). ``room_seed`` decides the rooms, ``seed`` the
+    initial weights.
     ``film_wh`` is the size of frames; ``groups`` are rows of questions per room:
     (how many, tokens at most), shorter first.
     """
@@ -94,11 +95,21 @@ class PretrainSettings:
     def __post_init__(self):
         check_least(self, 1, "steps", "batch_size", "encoder_batch_size", "num_workers")
         check_least(self, 0, "encoder_steps", "joint_from", "room_seed", "seed")
-        lengths = [length for _, length in self.groups]
-        if not lengths or lengths != sorted(lengths):
+        if self.steps <= self.encoder_steps:
             raise SettingsError(
-                f"groups: give (how many, tokens at most), shorter first, got "
-                f"{self.groups}"
+                f"steps: {self.steps}, all of them encoder_steps "
+                f"({self.encoder_steps}): the language model would not learn"
+            )
+        if min(self.film_wh) < 16 or any(side % 2 for side in self.film_wh):
+            raise SettingsError(
+                f"film_wh: films take even sides from 16 pixels, got {self.film_wh}"
+            )
+        lengths = [length for _, length in self.groups]
+        least = min([1, *(number for group in self.groups for number in group)])
+        if not lengths or lengths != sorted(lengths) or least < 1:
+            raise SettingsError(
+                "groups: give (how many, tokens at most), from 1 and shorter first, "
+                f"got {self.groups}"
             )
 
     def phase_of(self, step: int) -> Phase:

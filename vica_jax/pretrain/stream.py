@@ -14,7 +14,6 @@ from vica_jax.pretrain.rooms import NAMES, Arrays, RoomMaker, RoomShape
 from vica_jax.world.make import begin_worker
 
 AHEAD = 12  # rooms that wait, per worker
-LIMIT = 120.0  # seconds for one room, the first one's compilation included
 
 
 class StreamError(InputError):
@@ -52,14 +51,15 @@ class RoomStream:
           StreamError: its worker has failed.
         """
         turn = next(self._turns)
-        try:
-            room = self._queues[turn].get(timeout=LIMIT)
-        except queue.Empty:
-            alive = self._workers[turn].is_alive()
-            raise StreamError(
-                f"no room for {LIMIT:.0f} s from worker {turn}, which "
-                + ("hangs" if alive else "has ended: is there enough memory?")
-            ) from None
+        while True:
+            try:
+                room = self._queues[turn].get(timeout=1.0)
+                break
+            except queue.Empty:
+                if not self._workers[turn].is_alive():
+                    raise StreamError(
+                        f"worker {turn} has ended: is there enough memory?"
+                    ) from None
         if isinstance(room, str):
             raise StreamError(room)
         return room
