@@ -63,11 +63,16 @@ def main() -> None:
         from scripts import demo_room
         from vica_jax.world.records import place_video
     world, native = workdir / "world", workdir / "vica2-world-native"
+    tiny, score, black = (
+        workdir / name for name in ("tiny-vica2-native", "score", "black")
+    )
+    demo_room.clear(world, native, tiny, score, black)
     title = f"film {FLAGS.rooms} rooms that were never trained on (seed {FLAGS.seed})"
     with step(title) as say:
         data = demo_room.make_world(world, FLAGS.seed, FLAGS.rooms, say)
     with step(f"convert {source} from the HF form to {native}"):
-        to_native(source, demo_room.clear(native, "manifest.json"))
+        to_native(source, native)
+        demo_room.mark(native)
     with step("load it"):
         assistant = load_assistant(native)
     video, sheet = workdir / "room.mp4", workdir / "room.png"
@@ -82,18 +87,16 @@ def main() -> None:
         draw(sheet, room, told, assistant)
     title = f"score {FLAGS.rooms} rooms, {len(benchmark.questions)} questions"
     with step(title) as say:
-        found = demo_room.score_rooms(
-            assistant, benchmark, data, workdir / "score", say
-        )
+        found = demo_room.score_rooms(assistant, benchmark, data, score, say)
     with step("the same again with black frames") as say:
-        black = demo_room.score_rooms(
-            assistant, benchmark, data, workdir / "black", say, black_frames=True
+        dark = demo_room.score_rooms(
+            assistant, benchmark, data, black, say, black_frames=True
         )
-    print_scores(found, black)
-    ok = check_parity(workdir / "tiny-vica2-native")
+    print_scores(found, dark)
+    ok = check_parity(tiny)
     print(
         f"\n{time.perf_counter() - begin:.0f} s in all. Look at {sheet}, {video} and "
-        f"{workdir / 'score' / 'browser.html'}. Another question:\n"
+        f"{score / 'browser.html'}. Another question:\n"
         f"  .venv/bin/python -m scripts.generate --checkpoint={native} \\\n"
         f"      --video={video} --frames={assistant.cfg.layout.num_frames} \\\n"
         f"      --prompt_style=vica_readme "
@@ -139,11 +142,12 @@ def print_scores(found: Any, black: Any) -> None:
 def check_parity(native: Path) -> bool:
     """Whether the recorded cases come out as PyTorch had them."""
     from convert.load import load_assistant, to_native
-    from scripts.demo_room import clear
+    from scripts.demo_room import mark
     from vica_jax.eval.golden import verify_golden
 
     with step("compare a tiny random model with outputs recorded from PyTorch") as say:
-        to_native(GOLDEN / "checkpoint", clear(native, "manifest.json"))
+        to_native(GOLDEN / "checkpoint", native)
+        mark(native)
         assistant = load_assistant(native, dtype="float32")
         rows, _ = verify_golden(
             assistant,

@@ -21,6 +21,7 @@ from vica_jax.eval.results import Results
 from vica_jax.eval.runner import run
 from vica_jax.eval.scores import first, score_official
 from vica_jax.eval.settings import RunSettings
+from vica_jax.files import write_text
 from vica_jax.world.film import Film, read_film
 from vica_jax.world.make import WorldSettings, make_rooms
 from vica_jax.world.scene import Scene
@@ -30,6 +31,7 @@ PROFILE = "vica_readme"
 MAX_NEW_TOKENS = 16
 QUESTIONS = 32  # of a room: as many in each keep to one compiled program
 MOST_JOBS = 8
+MARK = "made_by_demo.txt"
 Say = Callable[[int, int], None]
 
 
@@ -73,20 +75,29 @@ def spell(question: Question, answer: str) -> str:
     return answer
 
 
-def clear(folder: Path, *marks: str) -> Path:
-    """Take away what an earlier demo left, known by any of its files ``marks``.
+def clear(*folders: Path) -> None:
+    """Take away folders that an earlier demo has marked as its own.
 
     Raises:
-      DemoError: the folder holds something else.
+      DemoError: one of them holds something else; all are as they were.
     """
-    if any((folder / mark).exists() for mark in marks):
+    own = [folder for folder in folders if (folder / MARK).is_file()]
+    for folder in folders:
+        if folder in own or not folder.exists():
+            continue
+        if not folder.is_dir() or any(folder.iterdir()):
+            raise DemoError(
+                f"{folder} is in the way and nothing of an earlier demo: move it away, "
+                "or give another --workdir"
+            )
+    for folder in own:
         shutil.rmtree(folder)
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DemoError(
-            f"{folder} is in the way and nothing of an earlier demo: move it away, or "
-            "give another --workdir"
-        )
-    return folder
+
+
+def mark(folder: Path) -> None:
+    """Make a folder one that ``clear`` may take away."""
+    text = "The demo made this folder; when it runs again it takes it away.\n"
+    write_text(folder / MARK, text)
 
 
 # ----------------------------------------------------------------------------- making
@@ -94,8 +105,14 @@ def make_world(out: Path, seed: int, rooms: int, say: Say) -> Path:
     """Film rooms with questions in VSI-Bench's form; the folder of that benchmark."""
     settings = WorldSettings(rooms=rooms, seed=seed, captions=0, forms=("vsibench",))
     jobs = min(os.cpu_count() or 1, MOST_JOBS, rooms)
-    clear(out, "world.json", "parts/settings.json")
-    make_rooms(out, settings, jobs=jobs, progress=say)
+    clear(out)
+
+    def progress(done: int, total: int) -> None:
+        if not (out / MARK).exists():  # from when on the folder is there and the demo's
+            mark(out)
+        say(done, total)
+
+    make_rooms(out, settings, jobs=jobs, progress=progress)
     return out / "vsibench"
 
 
@@ -192,7 +209,8 @@ def score_rooms(
         exact=False,
         batch=QUESTIONS,
     )
-    clear(workdir, "recipe.json")
+    clear(workdir)  # what is marked may be taken away: nothing of others is in it
+    mark(workdir)
     run(assistant, benchmark, data, workdir, settings, Counting(say))
     return write_report(workdir, blind=True)
 

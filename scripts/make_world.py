@@ -3,12 +3,14 @@
     python -m scripts.make_world --rooms=1000 --seed=1 --out=DIR [--jobs=2] [--nofilms]
 
 vica_jax/world/make.py lists the files. The same seed gives the same bytes, whatever
---jobs; running it again goes on where it was stopped. --first=1000 makes the rooms from
-number 1000 on, other ones of the same seed. Without films, questions are the same ones,
-but what is asked about has to be filmed before it can be answered.
+--jobs; running it again goes on where it was stopped; one at a time may write to a
+folder. --first=1000 makes the rooms from number 1000 on, other ones of the same seed.
+Without films, questions are the same ones, but what is asked about has to be filmed
+before it can be answered.
 """
 
 import os
+import re
 import sys
 
 from absl import flags
@@ -33,7 +35,7 @@ def main() -> None:
 
     from vica_jax.world.make import WorldSettings, make_rooms
 
-    if len(FLAGS.size) != 2 or not all(side.strip().isdigit() for side in FLAGS.size):
+    if not re.fullmatch(r" *[0-9]{1,9} *, *[0-9]{1,9} *", ",".join(FLAGS.size)):
         cli.fail(f"--size={','.join(FLAGS.size)}: write WIDTH,HEIGHT, such as 192,144")
     width, height = map(int, FLAGS.size)
     settings = WorldSettings(

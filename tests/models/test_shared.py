@@ -95,14 +95,16 @@ def sizes(draw):
     rows=st.sampled_from([3, 16, 1024]),
     keys=st.sampled_from([4, 11, 1024]),
     limit=st.sampled_from([0, 256 * 256]),
+    short=st.sampled_from([0, shared.SHORT]),
 )
-def test_a_prompt_equals_softmax_over_all_keys(sizes, T, rows, keys, limit):
-    """Whatever the block sizes, and own keys at once or in blocks."""
+def test_a_prompt_equals_softmax_over_all_keys(sizes, T, rows, keys, limit, short):
+    """Whatever the block sizes, and prefix and own keys at once or in blocks."""
     q, own, prefix = random_inputs(T=T, S=T, **sizes)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blockwise, "QUERY_ROWS", rows)
         patch.setattr(blockwise, "KEY_BLOCK", keys)
         patch.setattr(shared, "DIRECT_LIMIT", limit)
+        patch.setattr(shared, "SHORT", short)
         out = run(q, own, prefix, sizes["prefix_length"])
     expected = oracle(q, own, prefix, sizes["prefix_length"])
     np.testing.assert_allclose(out, expected, atol=1e-5)
@@ -118,9 +120,11 @@ def test_a_decode_step_equals_softmax_over_all_keys(sizes, S, data):
     np.testing.assert_allclose(out, expected, atol=1e-5)
 
 
-def test_blocks_past_the_prefix_are_not_visited(monkeypatch):
+@pytest.mark.parametrize("short", [0, shared.SHORT])
+def test_blocks_past_the_prefix_are_not_visited(monkeypatch, short):
     """There even NaN values do no harm."""
     monkeypatch.setattr(blockwise, "KEY_BLOCK", 8)
+    monkeypatch.setattr(shared, "SHORT", short)
     q, own, prefix = random_inputs(0, 2, 5, 5, (2, 2), 4, P=40, prefix_length=16)
     prefix[1][:, 16:] = np.nan
     expected = oracle(q, own, prefix, 16)
@@ -130,6 +134,7 @@ def test_blocks_past_the_prefix_are_not_visited(monkeypatch):
 def test_batched_heads_equal_mapped_heads(monkeypatch):
     """On several devices and on accelerators heads are a batch axis."""
     monkeypatch.setattr(blockwise, "KEY_BLOCK", 16)
+    monkeypatch.setattr(shared, "SHORT", 0)
     inputs = random_inputs(0, 2, 9, 9, (3, 2), 8, P=40, prefix_length=33)
     mapped = run(*inputs, 33)
     monkeypatch.setattr(blockwise, "on_many_devices", lambda: True)

@@ -10,7 +10,7 @@ from PIL import Image
 from recorded_run import draw_benchmark, draw_lines, make_question, write_run
 
 from scripts import demo_room, demo_sheet
-from scripts.demo_room import DemoError, FilmedRoom, Told, clear, spell
+from scripts.demo_room import DemoError, FilmedRoom, Told, clear, mark, spell
 from scripts.smoke_benchmark import write_benchmark
 from vica_jax.data.video import VideoClip
 from vica_jax.eval import golden
@@ -21,8 +21,6 @@ from vica_jax.world.camera import Camera
 from vica_jax.world.film import Film
 from vica_jax.world.generate import make_scene
 from vica_jax.world.walk import make_walk
-
-PARTS = ("world.json", "parts/settings.json")
 
 
 # --------------------------------------------------------------------------- questions
@@ -57,22 +55,45 @@ def test_answers_are_spelled_out():
 
 
 # ----------------------------------------------------------------------------- folders
-@pytest.mark.parametrize("mark", PARTS)
-def test_what_an_earlier_demo_left_is_taken_away(tmp_path, mark):
-    world = tmp_path / "world"
-    (world / mark).parent.mkdir(parents=True)
-    (world / mark).write_text("{}")
-    assert clear(world, *PARTS) == world and not world.exists()
-    clear(world, *PARTS)
+def test_what_an_earlier_demo_left_is_taken_away(tmp_path):
+    world, new, empty = (tmp_path / name for name in ("world", "new", "empty"))
+    mark(world)
+    (world / "world.json").write_text("{}")
+    empty.mkdir()
+    clear(world, new, empty)
+    assert not world.exists() and not new.exists()
 
 
-def test_what_is_not_the_demos_stays(tmp_path):
-    (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(DemoError, match="nothing of an earlier demo"):
-        clear(tmp_path, *PARTS)
+@pytest.mark.parametrize(
+    "name", ["recipe.json", "manifest.json", "world.json", "thesis.txt"]
+)
+def test_what_is_not_the_demos_stays(tmp_path, name):
+    own, other = tmp_path / "own", tmp_path / "other"
+    mark(own)
+    other.mkdir()
+    (other / name).write_text("years of work")
+    for folder in (other, other / name):
+        with pytest.raises(DemoError, match="nothing of an earlier demo"):
+            clear(own, folder)
+    assert (other / name).read_text() == "years of work" and own.exists()
+
+
+def test_a_world_of_the_demo_has_its_mark_when_it_begins(tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        demo_room.make_world(tmp_path / "world", 1, 1, stop)
+    assert (tmp_path / "world/parts").is_dir()
+    clear(tmp_path / "world")
+    assert not (tmp_path / "world").exists()
+    (tmp_path / "world").mkdir()
+    (tmp_path / "world/world.json").write_text("{}")
     with pytest.raises(DemoError):
-        clear(tmp_path / "thesis.txt", *PARTS)
-    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+        demo_room.make_world(tmp_path / "world", 1, 1, stop)
 
 
 # ------------------------------------------------------------------------------- sheet
@@ -166,6 +187,16 @@ def test_bad_flags_are_one_line(vica2, tmp_path, flags, words):
     flags = {"checkpoint": vica2, "workdir": tmp_path / "demo", **flags}
     assert words in run("demo", **flags).line
     assert not (tmp_path / "demo").exists()
+
+
+def test_an_evaluation_called_score_stays(vica2, tmp_path):
+    workdir = tmp_path / "runs"
+    recipe = workdir / "score" / "recipe.json"
+    recipe.parent.mkdir(parents=True)
+    recipe.write_text("{}")
+    line = run("demo", checkpoint=vica2, workdir=workdir).line
+    assert line.startswith(f"{recipe.parent} is in the way and nothing of an earlier")
+    assert recipe.exists() and list(workdir.iterdir()) == [recipe.parent]
 
 
 @pytest.mark.slow

@@ -41,9 +41,15 @@ def attend_shared(
     B, T, N, H = q.shape
     K = prefix[0].shape[0]
     rows = q.reshape(B, T, K, N // K, H).transpose(2, 0, 1, 3, 4).reshape(K, -1, H)
-    few = lengths is not None or rows.shape[1] * prefix[0].shape[1] <= SHORT
-    over_prefix = _direct_rows if few else attend_rows
-    out, lse = over_prefix(rows, *prefix, prefix_length)
+    slots = prefix[0].shape[1]
+    if lengths is not None:
+        out, lse = _direct_rows(rows, *prefix, prefix_length)
+    elif rows.shape[1] * slots <= SHORT:
+        filled = (jnp.arange(slots) < prefix_length)[:, None]
+        k, v = (jnp.where(filled, x, 0) for x in prefix)
+        out, lse = _direct_rows(rows, k, v, prefix_length)
+    else:
+        out, lse = attend_rows(rows, *prefix, prefix_length)
     shared = out.reshape(K, B, T, N // K, H).transpose(1, 2, 0, 3, 4)
     shared_lse = lse.reshape(K, B, T, N // K).transpose(1, 2, 0, 3)
     if lengths is None and T * T > DIRECT_LIMIT:

@@ -12,8 +12,9 @@ box, wall or door. Words have fixed meanings:
 * largest: ``LARGER`` times the pixels of any other thing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -175,43 +176,38 @@ def _list_things(
     return [_sentence(said.format(listed(parts)))]
 
 
-def _place_things(
+def _tell_each(
+    say: Callable[[str, str | None, float], str],
     scene: Scene,
     view: View,
     position: np.ndarray,
     drawn: Sequence[int],
     rng: np.random.Generator,
 ) -> list[str]:
-    """A sentence a thing: where it is, whether near or far."""
+    """A sentence a thing, which ``say`` makes of what it is, where and how far away."""
     sentences = []
     for k in drawn:
-        where = place(view.columns[k])
+        named = indefinite(scene.boxes[k].category)
         metres = camera_distance(scene.boxes[k], position)
-        far = "near" if metres < NEAR else "far away" if metres > FAR else None
-        words = [each for each in (where, far) if each]
-        named = indefinite(scene.boxes[k].category)
-        if not words:
-            words = ["in view"]
-        sentences.append(_sentence(f"{named} is {', '.join(words)}."))
+        sentences.append(_sentence(say(named, place(view.columns[k]), metres)))
     return sentences
 
 
-def _measure_things(
-    scene: Scene,
-    view: View,
-    position: np.ndarray,
-    drawn: Sequence[int],
-    rng: np.random.Generator,
-) -> list[str]:
-    """A sentence a thing: where it is and how many meters away."""
-    sentences = []
-    for k in drawn:
-        where = place(view.columns[k])
-        gap = number(camera_distance(scene.boxes[k], position))
-        named = indefinite(scene.boxes[k].category)
-        text = f"{named} {where}, " if where else f"{named}, "
-        sentences.append(_sentence(f"{text}{gap} meters away."))
-    return sentences
+def _say_place(named: str, where: str | None, metres: float) -> str:
+    """Where a thing is, whether near or far."""
+    far = "near" if metres < NEAR else "far away" if metres > FAR else None
+    words = [each for each in (where, far) if each]
+    return f"{named} is {', '.join(words or ['in view'])}."
+
+
+def _say_distance(named: str, where: str | None, metres: float) -> str:
+    """Where a thing is and how many meters away."""
+    named = f"{named} {where}" if where else named
+    return f"{named}, {number(metres)} meters away."
+
+
+_place_things = partial(_tell_each, _say_place)
+_measure_things = partial(_tell_each, _say_distance)
 
 
 def _compare(

@@ -9,14 +9,18 @@
     <out>/world.json                     settings and counts, written last
 
 Rooms are made by worker processes, each room from the seed and its number alone; what
-is to be merged of it waits in ``parts/`` until all are there. A run that was stopped is
-gone on with by calling it again. The bytes depend on neither the number of processes
-nor on stops; films may differ between kinds of processors, whose rounding differs.
+is to be merged of it waits in ``parts/`` until all are there, beside the lock of the
+one process that may make the world. A run that was stopped is gone on with by calling
+it again. The bytes depend on neither the number of processes nor on stops; films may
+differ between kinds of processors, whose rounding differs.
 """
 
+import contextlib
+import fcntl
 import json
 import multiprocessing
 import os
+import re
 import signal
 import threading
 from collections import Counter
@@ -46,6 +50,7 @@ from vica_jax.world.film import (
 from vica_jax.world.generate import make_scene
 from vica_jax.world.interview import interview
 from vica_jax.world.records import (
+    FILES,
     BenchmarkFile,
     JsonLists,
     Record,
@@ -63,7 +68,34 @@ from vica_jax.world.walk import make_walk
 
 WALK, CAPTIONS = 60, 61  # streams of the seed
 FORMS = ("vica", "vsibench", "captions")
-PARTS, DONE = "parts", "world.json"
+PARTS, DONE, LOCK = "parts", "world.json", "lock"
+LARGEST = 4096  # pixels of a side of a frame
+
+# Shapes of the JSON files, for ``_fits``.
+REPORT = {
+    "rooms": int,
+    "seconds": int | float,
+    "counts": {str: int},
+    "missing": {str: int},
+    "problems": [str],
+}
+ROW = {
+    "id": int,
+    "dataset": str,
+    "scene_name": str,
+    "question_type": str,
+    "question": str,
+    "ground_truth": str,
+    "options": list | None,
+}
+TOLD = {"dataset": str, "scene": str, "files": {str: [dict]}, "rows": [ROW]}
+PART = {
+    "told": dict | None,
+    "captions": [dict],
+    "problems": [str],
+    "seconds": int | float,
+    "missing": {str: int},
+}
 
 Progress = Callable[[int, int], None]
 
@@ -95,6 +127,11 @@ class WorldSettings:
         for name, lowest in least.items():
             if getattr(self, name) < lowest:
                 raise WorldError(f"{name} {getattr(self, name)}: at least {lowest}")
+        if self.per_task is not None and self.per_task < 1:
+            raise WorldError(f"per_task {self.per_task}: at least 1, or none")
+        for name in ("width", "height"):
+            if getattr(self, name) > LARGEST:
+                raise WorldError(f"{name} {getattr(self, name)}: at most {LARGEST}")
         if self.width % 2 or self.height % 2:
             raise WorldError(f"{self.width}x{self.height}: films take even sizes")
 
@@ -124,12 +161,24 @@ def make_rooms(
     world that is complete is left as it is.
 
     Raises:
-      WorldError: ``out`` holds something else; no room could be made.
+      WorldError: ``out`` holds something else, or another process makes a world there;
+        no room could be made.
     """
     out = Path(out)
-    if report := _finished(out, settings):
-        progress(settings.rooms, settings.rooms)
-        return report
+    _check_folder(out, settings)  # before anything is written into what is not ours
+    if (report := _finished(out, settings)) is None or (out / PARTS).exists():
+        with _alone(out):
+            report = _finished(out, settings)  # by another process, in the meantime?
+            if report is None:
+                return _make(out, settings, jobs, progress)
+            _remove_parts(out)  # a kill may have come between the last file and this
+    progress(settings.rooms, settings.rooms)
+    return report
+
+
+def _make(
+    out: Path, settings: WorldSettings, jobs: int, progress: Progress
+) -> WorldReport:
     numbers = _begin(out, settings)
     there = settings.rooms - len(numbers)
     progress(there, settings.rooms)
@@ -137,9 +186,7 @@ def make_rooms(
         progress(done, settings.rooms)
     report = _merge(out, settings)
     write_text(out / DONE, _text({"settings": _plain(settings), **asdict(report)}))
-    for path in (out / PARTS).iterdir():
-        path.unlink()
-    (out / PARTS).rmdir()
+    _remove_parts(out)
     return report
 
 
@@ -268,38 +315,102 @@ def _renderer(width: int, height: int) -> Draws:
 
 
 # --------------------------------------------------------------------------- folder
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold the folder's lock, ``parts/lock``.
+
+    Raises:
+      WorldError: another process has it.
+    """
+    path = out / PARTS / LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A process that ends its work takes the file away: is it this one still?
+            mine = os.path.samestat(os.fstat(descriptor), path.stat())
+        except (BlockingIOError, FileNotFoundError):
+            mine = False
+        if not mine:
+            raise WorldError(
+                f"{out}: another process makes a world there: wait for it, or choose "
+                "another folder"
+            )
+        yield
+
+
+def _check_folder(out: Path, settings: WorldSettings) -> None:
+    """Raise WorldError unless ``out`` is new, empty or begun with these settings."""
+    if (out / DONE).exists():
+        return  # _finished looks at that
+    given = out / PARTS / "settings.json"
+    if given.exists():
+        _check_same(out, _read(given, dict), settings)
+        return
+    free = not out.exists() or (
+        out.is_dir()
+        and all(path.name == PARTS and path.is_dir() for path in out.iterdir())
+        # What a process leaves that was killed before the settings were there.
+        and all(
+            path.name == LOCK or _is_partial(path) for path in out.glob(f"{PARTS}/*")
+        )
+    )
+    if not free:
+        raise WorldError(f"{out} exists and is not an empty folder: choose another")
+
+
 def _finished(out: Path, settings: WorldSettings) -> WorldReport | None:
     """The report of the complete world in ``out``; None if there is none."""
     if not (out / DONE).exists():
         return None
-    value = _read(out / DONE)
-    _check_same(out, value.pop("settings", None), settings)
+    value = _read(out / DONE, {"settings": dict, **REPORT})
+    _check_same(out, value.pop("settings"), settings)
     return WorldReport(**value)
 
 
 def _begin(out: Path, settings: WorldSettings) -> list[int]:
     """Make the folder ready; numbers of the rooms that are missing in it."""
+    _check_folder(out, settings)
+    for path in out.rglob(".*"):  # what a killed process had begun to write
+        if _is_partial(path):
+            path.unlink()
     given = out / PARTS / "settings.json"
-    if given.exists():
-        _check_same(out, _read(given), settings)
-        for path in out.rglob(".*"):  # what a killed process had begun to write
-            if path.is_file():
-                path.unlink()
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise WorldError(f"{out} exists and is not an empty folder: choose another")
-    else:
+    if not given.exists():
         write_text(given, _text(_plain(settings)))
     wanted = range(settings.first, settings.first + settings.rooms)
     return [number for number in wanted if not _part(out, number).exists()]
 
 
-def _check_same(out: Path, there: Any, settings: WorldSettings) -> None:
+def _remove_parts(out: Path) -> None:
+    """Take away ``parts/`` with what is ours in it, the lock last."""
+    parts = out / PARTS
+    for path in parts.iterdir():
+        ours = re.fullmatch(r"(settings|\d{7,})\.json", path.name)
+        if ours or _is_partial(path):
+            path.unlink()
+    (parts / LOCK).unlink()
+    with contextlib.suppress(OSError):  # not empty: something else was put there
+        parts.rmdir()
+
+
+def _is_partial(path: Path) -> bool:
+    """Whether a file is named as ``files.replacing`` names what is not complete."""
+    found = re.fullmatch(
+        r"\.(.+)\.[a-z0-9_]{8}(\.(?:json|yaml|parquet|mp4|png))", path.name
+    )
+    return bool(found) and found[1].endswith(found[2]) and path.is_file()
+
+
+def _check_same(out: Path, there: dict[str, Any], settings: WorldSettings) -> None:
     wanted = _plain(settings)
     if there == wanted:
         return
-    there = there if isinstance(there, dict) else {}
-    other = [name for name in wanted if there.get(name) != wanted[name]]
-    said = ", ".join(f"{name} {there.get(name)!r}" for name in other)
+    if there.keys() != wanted.keys():
+        raise WorldError(f"{out} holds no world of this program: choose another folder")
+    other = [name for name in wanted if there[name] != wanted[name]]
+    said = ", ".join(f"{name} {there[name]!r}" for name in other)
     raise WorldError(f"{out} holds another world, with {said}: choose another folder")
 
 
@@ -315,11 +426,31 @@ def _text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, indent=1) + "\n"
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, shape: Any, remedy: str = "choose another folder") -> Any:
+    """The JSON of a file, if it has that shape."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise WorldError(f"{path} is damaged ({error}): delete the folder") from error
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise WorldError(f"{path} is damaged ({error}): {remedy}") from error
+    if not _fits(value, shape):
+        raise WorldError(f"{path} is no file of this program's: {remedy}")
+    return value
+
+
+def _fits(value: Any, shape: Any) -> bool:
+    """Whether JSON has a shape: a type, ``[shape]`` of all items, ``{str: shape}`` of
+    all values, ``{"key": shape, ...}`` of just these keys."""
+    if isinstance(shape, list):
+        return isinstance(value, list) and all(_fits(one, shape[0]) for one in value)
+    if not isinstance(shape, dict):
+        return isinstance(value, shape) and not isinstance(value, bool)
+    if not isinstance(value, dict):
+        return False
+    if str in shape:
+        return all(_fits(one, shape[str]) for one in value.values())
+    return value.keys() == shape.keys() and all(
+        _fits(value[key], one) for key, one in shape.items()
+    )
 
 
 def _merge(out: Path, settings: WorldSettings) -> WorldReport:
@@ -359,4 +490,17 @@ def _merge(out: Path, settings: WorldSettings) -> WorldReport:
 
 def _parts(out: Path, settings: WorldSettings) -> Iterable[dict[str, Any]]:
     for number in range(settings.first, settings.first + settings.rooms):
-        yield _read(_part(out, number))
+        remedy = "delete it and call again, which makes its room anew"
+        part = _read(path := _part(out, number), PART, remedy)
+        told = part["told"]
+        if told is None:
+            whole = bool(part["problems"])
+        else:
+            whole = _fits(told, TOLD) and set(told["files"]) <= set(FILES)
+            # They become names of files.
+            whole = whole and all(
+                re.fullmatch(r"\w[\w.-]*", told[key]) for key in ("dataset", "scene")
+            )
+        if not whole:
+            raise WorldError(f"{path} is no file of this program's: {remedy}")
+        yield part
