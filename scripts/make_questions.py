@@ -11,18 +11,18 @@ recognised by what is in it. Written are, by --form,
               (LLaVA records), mixture.yaml and thinking.yaml
     vsibench  vsibench/test.parquet, for scripts.eval_vsibench --data=DIR/vsibench
 
---videos has the films, as <dataset>/<scene>.mp4, <scene>.mp4 or what the annotations
-call them; they are linked (or copied) to videos/<dataset>/ and vsibench/<dataset>/, and
-scenes without one are left out. Without --videos no film is looked for: put them there
-yourself. What is wrong with a scene is said in a line that names it, and the rest goes
-on; status 1 if nothing is left. A scene's questions depend on its names, its boxes and
-the seed alone.
+--videos has the films, as <dataset>/<scene>.mp4, as <scene>.mp4 where one dataset alone
+has a scene of that name, or as the annotations call them, below that folder; they are
+linked (or copied) to videos/<dataset>/ and vsibench/<dataset>/, and scenes without one
+are left out. Without --videos no film is looked for: put them there yourself. What is
+wrong with a scene is said in a line that names it, and the rest goes on; status 1 if
+nothing is left. A scene's questions depend on its names, its boxes and the seed alone.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -41,15 +41,43 @@ flags.DEFINE_integer("seed", 0, "of all that is drawn", lower_bound=0)
 flags.DEFINE_list("form", ["vica", "vsibench"], "what to write: one of them or both")
 flags.DEFINE_integer("per_task", None, "questions of a task on a scene, at most", 1)
 
-FORMS = ("vica", "vsibench")
+FORMS = {"vica": "videos", "vsibench": "vsibench"}  # and where films stand
+ENDINGS = (".mp4", ".mkv", ".avi", ".mov")
 
 
-def find_video(folder: Path, scene: "Scene") -> Path | None:
-    """A scene's film below a folder, None where there is none."""
-    names = [f"{scene.dataset}/{scene.name}.mp4", f"{scene.name}.mp4"]
-    names += [scene.video] if scene.video else []
-    found = (folder / name for name in names)
-    return next((path for path in found if path.is_file()), None)
+def find_video(folder: Path, scene: "Scene", alike: Sequence[str] = ()) -> Path:
+    """A scene's film below a folder.
+
+    ``alike`` are the other datasets with a scene of that name: a film that tells no
+    dataset may be of any of them, and is not taken.
+
+    Raises:
+        SceneError: there is none, or the annotations name one outside of the folder.
+    """
+    from vica_jax.world.scene import SceneError
+
+    own, flat = f"{scene.dataset}/{scene.name}.mp4", f"{scene.name}.mp4"
+    if (folder / own).is_file():
+        return folder / own
+    told = PurePosixPath(scene.video) if scene.video else None
+    if told is not None and (
+        told.is_absolute()
+        or ".." in told.parts
+        or told.suffix.lower() not in ENDINGS
+        or not str(told).isprintable()
+    ):
+        fault = f"its video {str(told)!r:.80} is no {' '.join(ENDINGS)} below --videos"
+        told = None
+    else:
+        fault = f"no video {own} in {folder}"
+    for name in [PurePosixPath(flat)] + ([told] if told else []):
+        if not (folder / name).is_file():
+            continue
+        if alike and str(name) == flat:
+            fault = f"{flat} may be of dataset {', '.join(alike)} too: put it in {own}"
+            continue
+        return folder / name
+    raise SceneError(f"scene {scene.name}: {fault}; left out")
 
 
 def ask(
@@ -60,16 +88,16 @@ def ask(
     from vica_jax.world.records import video_name
     from vica_jax.world.scene import SceneError
 
+    datasets: dict[str, list[str]] = {}
+    for scene in scenes:
+        datasets.setdefault(scene.name, []).append(scene.dataset)
     for scene in scenes:
         problems: list[str] = []
         told = film = None
         try:
             name = video_name(scene)
-            film = find_video(videos, scene) if videos else None
-            if videos and film is None:
-                raise SceneError(
-                    f"scene {scene.name}: no video {name} in {videos}; left out"
-                )
+            alike = [name for name in datasets[scene.name] if name != scene.dataset]
+            film = find_video(videos, scene, alike) if videos else None
             told = interview(
                 replace(scene, video=name),
                 FLAGS.seed,
@@ -83,6 +111,9 @@ def ask(
                 )
         except SceneError as error:
             problems.append(str(error))
+            told = None
+        except OSError as error:  # of its film: nothing else is read here
+            problems.append(f"scene {scene.name}: its video: {error}; left out")
             told = None
         for line in problems:
             print(line)
@@ -110,16 +141,24 @@ def main() -> None:
     used, missing = 0, Counter()
     with VicaFiles(out) as vica, BenchmarkFile(out / "vsibench") as bench:
         for told, film in ask(scenes, videos, missing):
-            used += 1
             name = f"{told.dataset}/{told.scene}.mp4"
+            placed: list[Path] = []
+            try:
+                for form in forms:
+                    if film is None:
+                        break
+                    placed.append(out / FORMS[form] / name)
+                    place_video(film, placed[-1])
+            except OSError as error:
+                print(f"scene {told.scene}: its video {film}: {error}; left out")
+                for path in placed:
+                    path.unlink(missing_ok=True)
+                continue
+            used += 1
             if "vica" in forms:
                 vica.add_scene(told)
-                if film is not None:
-                    place_video(film, out / "videos" / name)
             if "vsibench" in forms:
                 bench.add(told.rows)
-                if film is not None:
-                    place_video(film, out / "vsibench" / name)
     if not used:
         cli.fail(f"{FLAGS.scenes}: no scene is left; the lines above say why")
     vica.finish()

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from command_line import run
 
 from vica_jax.data.mixture import read_mixture
 from vica_jax.eval.benchmarks import read_benchmark
+from vica_jax.world import records
 from vica_jax.world.generate import make_scene
 from vica_jax.world.scene import Scene
 from vica_jax.world.scene_file import scene_json, write_scene
@@ -161,7 +163,7 @@ def test_bad_scenes_are_named_and_the_rest_goes_on(annotated, tmp_path):
     lone["object_bbox"] = {
         "bed": good["object_bbox"][sorted(good["object_bbox"])[0]][:1]
     }
-    wall = scene_json(make_scene(23, 8)) | {"name": "through"}
+    wall: Any = scene_json(make_scene(23, 8)) | {"name": "through"}
     wall["boxes"][0] = wall["boxes"][0] | {"centre": [30.0, 0.0, 0.5]}
     bad = {
         "empty": good | broken,
@@ -228,3 +230,60 @@ def test_wrong_input_is_one_line(annotated, tmp_path, options, said):
 def test_required_flags(tmp_path):
     assert "--scenes is missing" in run("make_questions", out=tmp_path / "o").line
     assert "--out is missing" in run("make_questions", scenes=tmp_path).line
+
+
+@pytest.mark.parametrize(
+    "video", ["/etc/film.mp4", "../film.mp4", "a/../../film.mp4", "film.txt", "film"]
+)
+def test_videos_come_from_their_folder_alone(annotated, tmp_path, video):
+    scene = make_scene(23, 5)
+    films = tmp_path / "films"
+    films.mkdir()
+    for path in (tmp_path / "film.mp4", films / "film.txt", films / "film"):
+        path.write_bytes(b"secret")
+    scans = tmp_path / "scans" / "single.json"
+    write_scene(scans, replace(scene, video=video))
+    result = run("make_questions", scenes=scans, out=tmp_path / "o", videos=films)
+    (line,) = [x for x in result.out.splitlines() if scene.name in x]
+    assert line.startswith(f"scene {scene.name}: its video {video!r} is no ")
+    assert result.code == 1
+
+
+def test_one_scene_s_film_that_fails_is_a_line(annotated, tmp_path, monkeypatch):
+    films = tmp_path / "films"
+    films.mkdir()
+    names = [make_scene(23, k).name for k in range(6)]
+    for name in names:
+        (films / f"{name}.mp4").write_bytes(b"film")
+    place = records.place_video
+
+    def fail(source: Path, target: Path) -> None:
+        if names[2] in str(target) and "vsibench" in str(target):
+            raise OSError(5, "Input/output error")
+        place(source, target)
+
+    monkeypatch.setattr(records, "place_video", fail)
+    out = tmp_path / "out"
+    result = run("make_questions", scenes=annotated, out=out, videos=films)
+    assert result.code == 0, result.err
+    (line,) = [x for x in result.out.splitlines() if names[2] in x]
+    assert line.startswith(f"scene {names[2]}: its video ") and "left out" in line
+    assert "5 scenes in" in result.out
+    assert not list(out.rglob(f"{names[2]}*"))
+    assert names[2] not in (out / "scannet" / "thinking.json").read_text()
+
+
+def test_a_film_that_may_be_of_two_datasets_is_of_none(tmp_path):
+    scene = make_scene(23, 5)
+    scans, films = tmp_path / "scans", tmp_path / "films"
+    for name in ("one", "two"):
+        write_scene(scans / f"{name}.json", replace(scene, dataset=name))
+    (films / "two").mkdir(parents=True)
+    (films / f"{scene.name}.mp4").write_bytes(b"whose")
+    (films / "two" / f"{scene.name}.mp4").write_bytes(b"two's")
+    out = tmp_path / "out"
+    result = run("make_questions", scenes=scans, out=out, videos=films)
+    assert result.code == 0
+    assert f"{scene.name}.mp4 may be of dataset two too: put it in one/" in result.out
+    (film,) = (out / "videos").rglob("*.mp4")
+    assert film.read_bytes() == b"two's"

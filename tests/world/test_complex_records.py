@@ -9,8 +9,13 @@ import pytest
 from told_truths import judge, on_side, sentences
 
 from vica_jax.world.asking import ask_all
+from vica_jax.world.check import usable
 from vica_jax.world.claims import HOLDS, holds, say
-from vica_jax.world.description import COMPLEX, describe_surroundings
+from vica_jax.world.description import (
+    COMPLEX,
+    describe_surroundings,
+    describe_whole,
+)
 from vica_jax.world.dialogue import ANSWERS, SMALL, ask_aloud, converse
 from vica_jax.world.generate import make_scene
 from vica_jax.world.phrasings import VSI_WORDING
@@ -39,6 +44,7 @@ def small_room(*boxes, side: float = 4.0, door: float = 0.9) -> Scene:
         area=side * side,
         outline=np.array([[-half, -half], [half, -half], [half, half], [-half, half]]),
         doors=(Door(wall=0, start=0.5, width=door, height=2.0),),
+        complete=True,
     )
 
 
@@ -330,3 +336,63 @@ def test_the_same_draws_say_the_same(rooms):
         for k in range(6)
     }
     assert len(several) == 6
+
+
+def test_colours_and_walls_do_not_make_a_scene_complete():
+    scene = small_room(thing("bed", 0, 0, 1, 1), thing("lamp", 1.5, 0, 0.3, 0.3))
+    facts = (
+        Fact("total", (), "2"),
+        Fact("height", (), "2.6"),
+        Fact("nearest", ("bed", "lamp")),
+        Fact("absent", ("sofa",)),
+        Fact("turns"),
+    )
+    whole, part = Room(scene), Room(replace(scene, complete=False))
+    assert part.space is None
+    for fact in facts[:4]:
+        assert holds(whole, fact) and not holds(part, fact), fact
+    assert not holds(part, facts[4])
+    odd = replace(scene, boxes=(*scene.boxes, thing("flurb", 1, 1, 0.2, 0.2)))
+    good = usable(odd)
+    assert len(good.boxes) == 2 and not good.complete
+    assert "in all" not in str(describe_whole(Room(good), np.random.default_rng(0)))
+
+
+def test_corners_are_where_walls_turn():
+    scene = small_room(thing("bed", 0, 0, 1, 1), thing("lamp", 1.5, 0, 0.3, 0.3))
+    straight = [[-2, -2], [0.3, -2], [2, -2], [2, 2], [-2, 2], [-2, 1], [-2, 0]]
+    room = Room(replace(scene, outline=np.array(straight, float)))
+    assert room.rectangle == (4.0, 4.0) and len(room.corners) == 4
+    for count in range(4, 8):
+        assert not holds(room, Fact("corners", (), str(count)))
+    ell = [[-2, -2], [0, -2], [2, -2], [2, 0], [0, 0], [0, 2], [-2, 2]]
+    room = Room(replace(scene, outline=np.array(ell, float)))
+    assert room.rectangle is None
+    assert holds(room, Fact("corners", (), "6"))
+    assert not holds(room, Fact("corners", (), "7"))
+
+
+@pytest.mark.parametrize(("low", "hangs"), [(0.7, False), (0.74, False), (0.8, True)])
+def test_what_stands_on_a_thing_does_not_hang(low, hangs):
+    table = thing("table", 0, 0, 1.2, 0.8, 0.7)
+    lamp = thing("lamp", 0.3, 0.2, 0.2, 0.2, 0.3)
+    lamp = replace(lamp, centre=np.array([0.3, 0.2, low + 0.15]))
+    scene = replace(small_room(table, lamp), dataset="own")
+    fact = Fact("hangs", ("lamp",), f"{low:.1f}")
+    assert holds(Room(scene), fact) == hangs
+    beside = replace(lamp, centre=np.array([0.8, 0.2, low + 0.15]))
+    assert holds(Room(replace(scene, boxes=(table, beside))), fact)
+
+
+def test_nothing_is_told_of_categories_with_one_plural():
+    boxes = (
+        thing("book", -1, 0, 0.2, 0.3, 0.1),
+        thing("books", 1, 0, 0.4, 0.3, 0.2),
+        thing("bed", 0, 1.2, 1, 1),
+    )
+    room = Room(replace(small_room(*boxes), counts={"books": 1}))
+    assert room.named == ("bed",) and room.shared == {"book", "books"}
+    assert not holds(room, Fact("total", (), "3"))
+    lamps = Room(small_room(thing("lamps", 0, 0, 1, 1)))
+    assert not holds(lamps, Fact("absent", ("lamp",)))
+    assert holds(lamps, Fact("absent", ("bed",)))

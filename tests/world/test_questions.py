@@ -17,7 +17,7 @@ from loose_rooms import (
 )
 
 from vica_jax.world.ask_distance import lead
-from vica_jax.world.scene import Scene, SceneError, upright
+from vica_jax.world.scene import Box, Scene, SceneError, upright
 
 
 # ------------------------------------------------------------------ what is not asked
@@ -228,3 +228,18 @@ def test_triangles():
         np.testing.assert_allclose(
             angles, np.degrees(np.arccos(cosines)), atol=0.5 + 1e-6
         )
+
+
+def test_categories_with_one_plural_are_not_counted():
+    def things(name: str, count: int) -> list[Box]:
+        place = np.array([0, 0, 0.1])
+        return [upright(name, place, np.full(3, 0.2), 0.0) for _ in range(count)]
+
+    boxes = things("glass", 2) + things("glasses", 3) + things("lamp", 2)
+    scene = Scene(name="bar", dataset="test", boxes=tuple(boxes), area=20.0)
+    problems: list[str] = []
+    questions = ask(scene, problems=problems)
+    counting = [q.objects for q in questions if q.task == "object_counting"]
+    assert counting == [("lamp",)]
+    (line,) = problems
+    assert line.startswith("scene bar: no count of 'glass' or 'glasses'")

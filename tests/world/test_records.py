@@ -2,10 +2,12 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from vica_jax.data.mixture import read_mixture
@@ -241,3 +243,16 @@ def test_images_come_back_as_they_were(tmp_path):
     rgb = np.random.default_rng(0).integers(0, 256, (9, 12, 3), np.uint8)
     write_image(tmp_path / "i" / "a.png", rgb)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "i" / "a.png")), rgb)
+
+
+@pytest.mark.parametrize("name", ["mixture.yaml", "videos", "VSIBench", "world.json"])
+def test_datasets_do_not_take_the_place_of_our_files(name):
+    scene = replace(filmed(1), dataset=name)
+    with pytest.raises(SceneError, match=f"^scene .*its dataset '{name}' would take"):
+        video_name(scene)
+
+
+def test_mixtures_name_files_in_any_script():
+    names = ["\U0001f600/base/room_size.json", 'a"b\\\u00e9/thinking.json']
+    found = yaml.safe_load(mixture_text(names))["datasets"]
+    assert [entry["json_path"] for entry in found] == names

@@ -252,7 +252,7 @@ def test_doors_that_are_in_no_wall(changes, words):
 def test_area_height_and_colours():
     assert "outline's 12; the outline counts" in only_line(room(area=20.0))
     assert usable(room(area=20.0)).area == 12.0
-    assert usable(room(area=12.05)).area == 12.05
+    assert usable(room(area=12.05)).area == 12.0
     assert "room area is nan m2" in only_line(room(area=nan))
     assert usable(room(area=nan)).area == 12.0
     assert "height is nan m" in only_line(room(height=nan))
@@ -263,6 +263,30 @@ def test_area_height_and_colours():
     box = room(thing(colour=np.array([0, nan, 1.0])))
     assert "box 0 (chair): colour" in only_line(box)
     assert usable(box).boxes[0].colour is None
+
+
+@pytest.mark.parametrize("mark", "<>{}|,")
+def test_categories_with_marks_of_templates_are_refused(mark):
+    scene = room(thing(), thing(f"red{mark} lamp", x=1.0), complete=True)
+    line = only_line(scene)
+    assert repr(f"red{mark} lamp") in line
+    assert line.endswith("left out (1 boxes)")
+    good = usable(scene)
+    assert good.categories == ("chair",)
+    assert not good.complete
+
+
+def test_what_is_left_out_leaves_no_scene_complete():
+    for changes in (
+        {"boxes": (thing(), thing(size=np.zeros(3)))},
+        {"boxes": (thing(), thing("flurb", x=1.0))},
+        {"doors": (door(wall=9),)},
+        {"height": nan},
+        {"outline": ROOM[[0, 2, 1, 3]]},
+    ):
+        assert not usable(room(complete=True, **changes)).complete, changes
+    assert usable(room(complete=True)).complete
+    assert not usable(room()).complete
 
 
 def test_axes_are_put_right_where_they_nearly_are():

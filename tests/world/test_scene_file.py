@@ -56,7 +56,9 @@ def equal(a, b) -> None:
 
 def test_generated_scenes_read_back_to_the_last_bit(tmp_path):
     scenes = [make_scene(4, number) for number in range(20)]
-    scenes[1] = scenes[1].with_first_seen({"sofa": 0.1 + 0.2, "bed": 3.0})
+    scenes[1] = scenes[1].with_first_seen(
+        {name: 0.1 + 0.2 * k for k, name in enumerate(scenes[1].categories)}
+    )
     for scene in scenes:
         write_scene(tmp_path / f"{scene.name}.json", scene)
     found, lines = read_scenes(tmp_path)
@@ -219,8 +221,14 @@ def test_lines_name_boxes_by_their_place_in_the_file(tmp_path):
         ({"counts": {"chair": True}}, "counts: 'chair' is True"),
         ({"counts": {"chair": 1e300}}, "counts: 'chair' is 1e+300"),
         ({"counts": {"": 1}}, "counts: '' is 1"),
-        ({"first_seen": {"chair": "soon"}}, "first_seen: 'chair': 'soon' left out"),
-        ({"first_seen": {"chair": math.nan}}, "'chair' is first seen at nan s"),
+        (
+            {"first_seen": {"table": 1, "chair": "soon"}},
+            "first_seen: 'chair': 'soon' left out",
+        ),
+        (
+            {"first_seen": {"table": 1, "chair": math.nan}},
+            "'chair' is first seen at nan s",
+        ),
         ({"colours": {"sky": [0, 0, 1]}}, "colours: 'sky'"),
         ({"colours": {"floor": [0, 0, 2]}}, "colour of the floor"),
         ({"color": 1}, "unknown key 'color' of a scene, ignored"),
@@ -351,6 +359,7 @@ FULL = {
     "counts": {"chair": 2},
     "first_seen": {"chair": 0.5},
     "video": "attic.mp4",
+    "complete": True,
     "colours": {"floor": [0, 0.5, 1]},
     "boxes": [
         {**CHAIR, "colour": [1, 0, 0]},
@@ -420,3 +429,32 @@ def test_whatever_bytes_are_given(tmp_path_factory, where, put, gone):
     path = tmp_path_factory.getbasetemp() / "bytes.json"
     path.write_bytes(GOOD[:where].encode() + put + GOOD[where + gone :].encode())
     survives(path)
+
+
+def test_what_first_seen_leaves_out_is_said(tmp_path):
+    (scene,), (line,) = read(tmp_path, {**SCENE, "first_seen": {"Chair": 1.0}})
+    assert line == (
+        "scene attic: first_seen lacks 'table': nothing is asked about them"
+    )
+    assert scene.first_seen == {"chair": 1.0}
+
+
+def test_complete_is_said_and_needs_what_it_says(tmp_path):
+    whole = {**SCENE, "area": 36, "outline": SQUARE, "height": 2.6, "complete": True}
+    (scene,), lines = read(tmp_path, whole)
+    assert lines == [] and scene.complete
+    assert scene_json(scene)["complete"] is True
+    (scene,), lines = read(tmp_path, {**whole, "complete": False})
+    assert lines == [] and not scene.complete and "complete" not in scene_json(scene)
+    for changes, words in (
+        ({"height": None}, "complete without an outline and a height"),
+        ({"outline": None}, "complete without an outline and a height"),
+        ({"complete": 1}, "complete is 1, not true or false"),
+        ({"boxes": [CHAIR, TABLE, 5]}, "box 2 is 5"),
+        ({"boxes": [CHAIR, {**TABLE, "size": [1, 1]}]}, "box 1 (table)"),
+        ({"doors": [5]}, "door 0"),
+        ({"doors": 5}, "doors"),
+    ):
+        (scene,), (line,) = read(tmp_path, {**whole, **changes})
+        assert words in line
+        assert not scene.complete

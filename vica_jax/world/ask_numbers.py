@@ -7,7 +7,7 @@ counted comes at least twice, what is measured once.
 import numpy as np
 
 from vica_jax.world.askable import Askable, draw
-from vica_jax.world.catalogue import plural
+from vica_jax.world.catalogue import plural, shared_plurals
 from vica_jax.world.geometry import longest_dimension
 from vica_jax.world.question import Question, format_number, make_question
 from vica_jax.world.scene import SceneError
@@ -22,15 +22,26 @@ def ask_counting(
 ) -> list[Question]:
     """How many of a category there are. ``truth``: ``count``.
 
-    A category without a plural cannot be asked about: a line goes to ``problems``.
+    A category without a plural, or with that of another, cannot be asked about: a line
+    goes to ``problems``.
 
     Raises:
       SceneError: there is such a category, and ``problems`` is None.
     """
     scene = askable.scene
     plurals: dict[str, str] = {}
+    shared: set[str] = set()
+    for name, names in shared_plurals({*scene.categories, *scene.counts}).items():
+        shared |= set(names)
+        line = (
+            f"scene {scene.name}: no count of {' or '.join(map(repr, names))}: "
+            f"{name!r} means all of them; name them apart"
+        )
+        if problems is None:
+            raise SceneError(line)
+        problems.append(line)
     for category in askable.counted:
-        if scene.count(category) < FEWEST:
+        if category in shared or scene.count(category) < FEWEST:
             continue
         try:
             plurals[category] = plural(category)

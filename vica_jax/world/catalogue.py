@@ -6,6 +6,7 @@ apart from pale walls and brown or grey floors; they are a code for a small mode
 learn, not what furniture shops sell.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vica_jax.world.scene import SceneError
@@ -201,6 +202,18 @@ _PLURAL = {
 }
 _UNCOUNTED = {"cardboard", "clothing", "furniture", "laundry", "luggage", "trash"}
 _WITH_ES = ("s", "x", "z", "ch", "sh")
+
+
+def shared_plurals(categories: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Plurals that are those of several categories, alphabetical, with the categories:
+    ``{"glasses": ("glass", "glasses")}``. Nobody knows which of them are counted."""
+    found: dict[str, list[str]] = {}
+    for category in sorted(set(categories)):
+        try:
+            found.setdefault(plural(category), []).append(category)
+        except SceneError:
+            continue
+    return {name: tuple(found[name]) for name in sorted(found) if len(found[name]) > 1}
 
 
 def plural(category: str) -> str:

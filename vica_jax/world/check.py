@@ -24,6 +24,7 @@ CORNERS = 1000  # of an outline
 EXACT = 1e-9  # axes no more than this from orthonormal are taken as they are
 SKEW = 0.02  # ... and none that are farther than this
 AREA_ERROR = 0.01  # relative, between an area and its outline
+FORBIDDEN = frozenset("<>{}|,")  # in categories: marks of templates, tags and lists
 
 Say = Callable[[str], None]
 
@@ -85,7 +86,7 @@ def _check_room(scene: Scene, say: Say) -> Scene:
         fault = outline_fault(outline)
         if fault:
             say(f"outline {fault}; it is left out, with its doors")
-            scene = replace(scene, outline=None, doors=())
+            scene = replace(scene, outline=None, doors=(), complete=False)
         elif polygon_area(outline) < 0:
             outline, doors = counter_clockwise(outline, scene.doors)
             scene = replace(scene, outline=outline, doors=doors)
@@ -96,13 +97,13 @@ def _check_room(scene: Scene, say: Say) -> Scene:
                 f"room area is {scene.area:g} m2 and the outline's {size:.4g}; "
                 "the outline counts"
             )
-            scene = replace(scene, area=size)
+        scene = replace(scene, area=size)
     if not SMALLEST <= scene.height <= LARGEST:
         say(
             f"height is {scene.height:g} m, not 0 to {LARGEST:g}; "
             f"{Scene.height} m is taken"
         )
-        scene = replace(scene, height=Scene.height)
+        scene = replace(scene, height=Scene.height, complete=False)
     doors = []
     for number, door in enumerate(scene.doors):
         fault = _door_fault(door, scene)
@@ -116,8 +117,10 @@ def _check_room(scene: Scene, say: Say) -> Scene:
             colours[name] = colour
         else:
             say(f"colour of the {name} is not three numbers in 0..1; left out")
-    if len(doors) < len(scene.doors) or len(colours) < len(scene.colours):
-        scene = replace(scene, doors=tuple(doors), colours=colours)
+    if len(doors) < len(scene.doors):
+        scene = replace(scene, doors=tuple(doors), complete=False)
+    if len(colours) < len(scene.colours):
+        scene = replace(scene, colours=colours)
     return scene
 
 
@@ -191,10 +194,17 @@ def _is_colour(colour: np.ndarray) -> bool:
 
 
 def _unknown_categories(scene: Scene, say: Say) -> set[str]:
-    """Categories that questions have no word for."""
+    """Categories that questions have no word for, or that would break their form."""
     boxes = Counter(box.category for box in scene.boxes)
     unknown = set()
     for category in sorted({*boxes, *scene.counts, *(scene.first_seen or ())}):
+        if FORBIDDEN & set(category):
+            unknown.add(category)
+            say(
+                f"category {category!r} has one of {''.join(sorted(FORBIDDEN))}; "
+                f"left out ({boxes[category]} boxes)"
+            )
+            continue
         try:
             plural(category)
         except SceneError as error:
@@ -206,7 +216,10 @@ def _unknown_categories(scene: Scene, say: Say) -> set[str]:
 def _check_boxes(
     scene: Scene, labels: Sequence[str], unknown: set[str], say: Say
 ) -> Scene:
-    """Without faulty boxes, whose categories keep their numbers, and unknown ones."""
+    """Without faulty boxes, whose categories keep their numbers, and unknown ones.
+
+    What is left of a complete scene is no longer complete.
+    """
     kept, counts = [], dict(scene.counts)
     for box, label in zip(scene.boxes, labels, strict=True):
         if box.category in unknown:
@@ -222,7 +235,8 @@ def _check_boxes(
         if np.abs(box.axes @ box.axes.T - np.eye(3)).max() > EXACT:
             box = replace(box, axes=orthonormal(box.axes))
         kept.append(box)
-    return replace(scene, boxes=tuple(kept), counts=counts)
+    complete = scene.complete and not unknown and len(kept) == len(scene.boxes)
+    return replace(scene, boxes=tuple(kept), counts=counts, complete=complete)
 
 
 def _check_numbers(scene: Scene, unknown: set[str], say: Say) -> Scene:

@@ -16,7 +16,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from vica_jax.world.geometry import bearing, longest_dimension
+from vica_jax.world.catalogue import shared_plurals
+from vica_jax.world.geometry import bearing, footprint, longest_dimension
 from vica_jax.world.room import Room
 from vica_jax.world.scene import Box, SceneError
 from vica_jax.world.wording import PHRASES, USES, Fact, number, pick, word
@@ -28,6 +29,7 @@ TURN = math.radians(12)  # from the border of ahead, left, right, behind
 BORDERS = (math.pi / 4, 3 * math.pi / 4)
 AT_WALL, OFF_WALL = 0.15, 0.6  # metres: against a wall, clear of all walls
 HANGS = 0.3  # metres above the floor
+STANDS = 0.05  # metres above another thing that count as standing on it
 SEEN_APART = 0.6  # seconds between first sights
 # What wheelchairs need, as building rules have it: DIN 18040-2 asks for 1.5 m to turn,
 # the ADA standards for a clear width of 32 inches in doors.
@@ -103,12 +105,37 @@ def _wall(room: Room, fact: Fact) -> float:
 
 def _absent(room: Room, fact: Fact) -> bool:
     (a,) = fact.things
-    return room.filmed and not room.scene.of(a) and not room.scene.count(a)
+    scene = room.scene
+    if not room.filmed or scene.of(a) or scene.count(a):
+        return False
+    # A box of "lamps" is one or more lamps.
+    return not any(
+        a in names
+        for names in shared_plurals({a, *scene.categories, *scene.counts}).values()
+    )
+
+
+def stands_on(box: Box, other: Box) -> bool:
+    """Whether a thing is just above another, on which it may stand."""
+    if not other.low[2] < box.low[2] <= other.high[2] + STANDS:
+        return False
+    # Seen from above: apart where one lies beyond a side of the other.
+    bases = footprint(box), footprint(other)
+    for base, corners in (bases, bases[::-1]):
+        way = np.roll(base, -1, axis=0) - base
+        outwards = np.stack([way[:, 1], -way[:, 0]], 1)
+        beyond = ((corners[None] - base[:, None]) * outwards[:, None]).sum(-1)
+        if (beyond.min(1) >= 0).any():
+            return False
+    return True
 
 
 def _hangs(room: Room, fact: Fact) -> bool:
-    low = float(_single(room, fact)[0].low[2])
-    return room.filmed and low >= HANGS and fact.value == number(low)
+    (box,) = _single(room, fact)
+    low = float(box.low[2])
+    if not room.filmed or low < HANGS or fact.value != number(low):
+        return False
+    return not any(stands_on(box, other) for other in room.scene.boxes)
 
 
 def covered_text(room: Room) -> str:
@@ -135,7 +162,7 @@ def _corner_count(room: Room, fact: Fact) -> bool:
     outline = room.scene.outline
     if outline is None or room.rectangle is not None:
         return False
-    return fact.value == str(len(outline))
+    return fact.value == str(len(room.corners))
 
 
 Check = Callable[[Room, Fact], bool]
@@ -162,7 +189,9 @@ HOLDS: dict[str, Check] = {
         fact.things[0] in room.named and USES[fact.things[0]] == fact.value
     ),
     "total": lambda room, fact: (
-        room.filmed and fact.value == str(len(room.scene.boxes)) != "1"
+        room.filmed
+        and not room.shared
+        and fact.value == str(len(room.scene.boxes)) != "1"
     ),
     "absent": _absent,
     "length": lambda room, fact: (

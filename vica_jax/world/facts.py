@@ -24,7 +24,7 @@ def overview(room: Room) -> list[Fact]:
     if room.rectangle is not None:
         found.append(Fact("rectangle", (), " by ".join(map(number, room.rectangle))))
     elif scene.outline is not None:
-        found.append(Fact("corners", (), str(len(scene.outline))))
+        found.append(Fact("corners", (), str(len(room.corners))))
     found.append(Fact("height", (), number(scene.height)))
     if scene.doors:
         found.append(Fact("door", (), number(scene.doors[0].width, 2)))

@@ -242,6 +242,7 @@ def _scene(plan: Plan, name: str, draws: Draws) -> Scene:
         height=plan.height,
         doors=tuple(plan.doors),
         colours=_surfaces(draws),
+        complete=True,
     )
 
 

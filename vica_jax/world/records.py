@@ -57,6 +57,23 @@ FILES = (
     *(f"complex/{name}" for name in COMPLEX),
     "thinking",
 )
+# What stands beside the datasets' folders, of these writers and ``make``'s.
+OUR_NAMES = frozenset(
+    {
+        "mixture.yaml",
+        "thinking.yaml",
+        "stage2.yaml",
+        "captions.json",
+        "test.parquet",
+        "world.json",
+        "videos",
+        "vsibench",
+        "images",
+        "scenes",
+        "films",
+        "parts",
+    }
+)
 ROWS_AT_ONCE = 4096  # of a parquet row group
 
 
@@ -94,8 +111,14 @@ def video_name(scene: Scene) -> str:
     """The path of a scene's video below a videos folder: ``<dataset>/<scene>.mp4``.
 
     Raises:
-      SceneError: a name that is no file name.
+      SceneError: a name that is no file name, or a dataset called like a file or folder
+        of our own.
     """
+    if scene.dataset.lower() in OUR_NAMES:
+        raise SceneError(
+            f"scene {scene.name!r:.80}: its dataset {scene.dataset!r} would take the "
+            "place of a file or folder of our own: rename it"
+        )
     for what, name in (("dataset", scene.dataset), ("scene", scene.name)):
         path = PurePosixPath(name)
         if len(path.parts) != 1 or name in (".", "..") or not name.isprintable():
@@ -186,7 +209,7 @@ def mixture_text(names: Iterable[str]) -> str:
     lines = ["datasets:"]
     for name in names:
         # JSON's text in quotes is YAML's too.
-        lines.append(f"  - json_path: {json.dumps(name)}")
+        lines.append(f"  - json_path: {json.dumps(name, ensure_ascii=False)}")
         lines.append("    sampling_strategy: all")
     return "\n".join(lines) + "\n"
 

@@ -6,9 +6,12 @@ from functools import cached_property
 
 import numpy as np
 
+from vica_jax.world.catalogue import shared_plurals
 from vica_jax.world.floor_space import FloorSpace, covered_share, floor_space
 from vica_jax.world.geometry import distances, footprint, wall_distance
 from vica_jax.world.scene import Box, Scene
+
+STRAIGHT = 0.01  # metres by which a corner of a wall that goes straight on may be off
 
 
 class Room:
@@ -16,14 +19,18 @@ class Room:
 
     ``hidden`` are numbers of boxes that the camera never sees. Nothing is said of a
     category with a hidden box, nor of one that is missing in ``first_seen`` where that
-    is known. ``named`` are the other categories, ``singles`` the things among them that
-    are alone of their kind, by name; both alphabetical.
+    is known, nor of one that shares its plural with another (``shared``). ``named`` are
+    the other categories, ``singles`` the things among them that are alone of their
+    kind, by name; both alphabetical.
     """
 
     def __init__(self, scene: Scene, hidden: Iterable[int] = ()):
         self.scene = scene
         boxes = Counter(box.category for box in scene.boxes)
         out = {scene.boxes[number].category for number in hidden}
+        alike = shared_plurals({*scene.categories, *scene.counts})
+        self.shared = frozenset(name for names in alike.values() for name in names)
+        out |= self.shared
         self.named = tuple(
             category
             for category in scene.categories
@@ -44,9 +51,8 @@ class Room:
     def filmed(self) -> bool:
         """Whether the boxes are all that there is: a drawn room, not annotations."""
         scene = self.scene
-        colours = all(box.colour is not None for box in scene.boxes)
         whole = all(self._boxes[c] == count for c, count in scene.counts.items())
-        return scene.outline is not None and colours and whole
+        return scene.complete and scene.outline is not None and whole
 
     @cached_property
     def _distances(self) -> np.ndarray:
@@ -70,11 +76,27 @@ class Room:
         return float(min(gaps))
 
     @cached_property
+    def corners(self) -> np.ndarray:
+        """The outline's corners where its walls do turn, ``float64[n,2]``; needs the
+        outline."""
+        assert self.scene.outline is not None
+        corners = list(self.scene.outline)
+        k = 0
+        while k < len(corners) and len(corners) > 3:
+            before, after = corners[k - 1], corners[(k + 1) % len(corners)]
+            if wall_distance(np.array([before, after]), corners[k][None])[0] < STRAIGHT:
+                del corners[k]
+                k = max(k - 1, 0)
+            else:
+                k += 1
+        return np.array(corners)
+
+    @cached_property
     def rectangle(self) -> tuple[float, float] | None:
         """Longer and shorter side of a rectangular floor; None of another."""
-        outline = self.scene.outline
-        if outline is None or len(outline) != 4:
+        if self.scene.outline is None or len(self.corners) != 4:
             return None
+        outline = self.corners
         along = np.roll(outline, -1, 0) - outline
         lengths = np.linalg.norm(along, axis=1)
         turns = (along * np.roll(along, -1, 0)).sum(1) / lengths / np.roll(lengths, -1)

@@ -95,7 +95,8 @@ class Scene:
     twice. ``area`` is the floor's in square metres. ``counts`` are what annotations
     say of how many of a category there are, which may differ from the boxes.
     ``first_seen`` (category: second) is for scenes with a film of their own.
-    ``colours`` float32[3] each: ``floor`` ``wall`` ``ceiling`` ``door``.
+    ``colours`` float32[3] each: ``floor`` ``wall`` ``ceiling`` ``door``. ``complete``
+    says that boxes, doors and height are all that there is, as in drawn rooms.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Scene:
     first_seen: dict[str, float] | None = None
     video: str | None = None
     colours: dict[str, np.ndarray] = field(default_factory=dict)
+    complete: bool = False
 
     def count(self, category: str) -> int:
         """How many there are: what annotations say, else the boxes counted."""

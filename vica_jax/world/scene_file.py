@@ -14,8 +14,12 @@ of their names. Lengths are metres, z is up. A scene is an object with the keys
     doors       optional list of {wall, start, width, height}: ``wall`` i is the one
                 from corner i to the next, ``start`` where on it the door begins
     counts      optional {category: number}, where it differs from the boxes
-    first_seen  optional {category: second}, when the video first shows it
+    first_seen  optional {category: second}, when the video first shows it; nothing is
+                asked about a category that is missing in it
     video       optional text, path of the video
+    complete    optional, true where boxes, doors and height are all that there is: only
+                then is it told what is *not* there, what is closest or how much floor
+                is free. Needs outline and height
     colours     optional {floor | wall | ceiling | door: [r, g, b]}, in 0..1
 
 and a box one with
@@ -74,6 +78,7 @@ SCENE_KEYS = (
     "first_seen",
     "video",
     "colours",
+    "complete",
 )
 BOX_KEYS = ("category", "centre", "size", "yaw", "axes", "colour")
 DOOR_KEYS = ("wall", "start", "width", "height")
@@ -199,6 +204,8 @@ def _scene(value: dict, name: str | None, where: str, notes: Notes) -> Draft:
     seen = None
     if "first_seen" in value:
         seen = numbers(value["first_seen"], "first_seen", where, notes)
+        if isinstance(value["first_seen"], dict):
+            _say_unseen(boxes, value["first_seen"], where, notes)
     colours = {}
     for key, part in table(value.get("colours", {}), "colours", where, notes).items():
         colour = array(part, (3,))
@@ -207,6 +214,20 @@ def _scene(value: dict, name: str | None, where: str, notes: Notes) -> Draft:
         else:
             colours[key] = colour.astype(np.float32)
     stated = whole_numbers(value.get("counts", {}), "counts", where, notes)
+    complete = value.get("complete", False)
+    if not isinstance(complete, bool):
+        notes.say(where, f"complete is {show(complete)}, not true or false; left out")
+    elif complete and (outline is None or number(value.get("height")) is None):
+        notes.say(where, "complete without an outline and a height; left out")
+        complete = False
+    # Of a list with an entry that is no box nobody knows all things.
+    stated_doors = value.get("doors", [])
+    complete = (
+        complete is True
+        and len(boxes) == len(value.get("boxes", []))
+        and isinstance(stated_doors, list)
+        and len(doors) == len(stated_doors)
+    )
     scene = Scene(
         name=name,
         dataset=dataset,
@@ -219,8 +240,21 @@ def _scene(value: dict, name: str | None, where: str, notes: Notes) -> Draft:
         first_seen=seen,
         video=video,
         colours=colours,
+        complete=complete,
     )
     return scene, labels
+
+
+def _say_unseen(
+    boxes: tuple[Box, ...], seen: dict[str, Any], where: str, notes: Notes
+) -> None:
+    """A line for what times of first sight leave out."""
+    unseen = {box.category for box in boxes} - set(map(category_name, seen))
+    unseen = sorted(unseen)
+    if unseen:
+        more = f" and {len(unseen) - 5} more" if len(unseen) > 5 else ""
+        named = ", ".join(map(show, unseen[:5])) + more
+        notes.say(where, f"first_seen lacks {named}: nothing is asked about them")
 
 
 def _boxes(
@@ -333,6 +367,8 @@ def scene_json(scene: Scene) -> dict[str, Any]:
         ]
     if scene.counts:
         value["counts"] = {key: int(count) for key, count in scene.counts.items()}
+    if scene.complete:
+        value["complete"] = True
     if scene.first_seen is not None:
         value["first_seen"] = {key: float(t) for key, t in scene.first_seen.items()}
     if scene.video is not None:

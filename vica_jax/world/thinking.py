@@ -42,7 +42,7 @@ def think(room: Room, question: Question, rng: np.random.Generator) -> str | Non
       SceneError: the steps lead to another answer than the question's.
     """
     steps_of = STEPS.get(question.task)
-    if steps_of is None:
+    if steps_of is None or room.shared & set(question.objects):
         return None
     try:
         steps = steps_of(room, question, rng)
@@ -187,7 +187,7 @@ def _room(room: Room, question: Question, rng: np.random.Generator) -> list[str]
         long, short = (number(side, 2) for side in sorted(sides, reverse=True))
         whole = float(sides.prod())
         steps = [
-            f"The floor has {len(scene.outline)} corners.",
+            f"The floor has {len(room.corners)} corners.",
             f"It lies within a rectangle of {long} by {short} meters, which has "
             f"{number(whole)} square meters.",
             f"Of that, {number(whole - scene.area)} square meters are not part of the "
