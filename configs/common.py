@@ -131,7 +131,7 @@ def smoke(config: Config) -> None:
 
 
 def small(config: Config) -> None:
-    """The world's small model on generated rooms, minutes on a CPU (docs/world.md).
+    """The world's small model on generated rooms (docs/world.md).
 
     python -m scripts.make_world --rooms=1000 --seed=1 --out=world
     python -m scripts.pretrain_world --config=configs/world_pretrain.py \\

@@ -4,8 +4,8 @@
         --workdir=runs/world_pretrain
 
 No data is needed: rooms are made while it runs. Stop it at any time; the same command
-goes on. ``:smoke`` is a minute of it, at the same sizes. The four stages follow
-(``configs/vica2_stage1_align.py:small`` and on); docs/world.md has all commands.
+goes on. ``:smoke`` is twelve steps of it, at the same sizes. The four stages follow
+(``configs/vica2_stage1_align.py:small`` and on).
 """
 
 from ml_collections import ConfigDict
@@ -39,7 +39,12 @@ def get_config(arg: str | None = None) -> Config:
                 "fact_weight": 1.0,
                 "answer_weight": 3.0,
             },
-            "optimizer": {"rate": 3e-3, "adam_rate": 1e-3, "warmup_ratio": 0.02},
+            "optimizer": {
+                "rate": 3e-3,
+                "adam_rate": 1e-3,
+                "warmup_ratio": 0.02,
+                "clip_norm": 0.0,
+            },
             "checkpoint": {
                 "every": 0.02,
                 "every_steps": 0,

@@ -47,6 +47,7 @@ COMMANDS = {
     "check_data",
     "convert_checkpoint",
     "demo",
+    "demo_world",
     "eval_report",
     "eval_sweep",
     "eval_vsibench",

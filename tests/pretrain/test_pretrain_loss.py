@@ -13,10 +13,13 @@ from vica_jax.pretrain.loss import (
     init_heads,
     objective_loss,
 )
+from vica_jax.pretrain.settings import ObjectiveSettings
 
 BEFORE = (5, 6, 7)
 OBJECTIVE = Objective(
-    before=BEFORE, num_categories=3, place_layer=1, mention_layer=1, fact_layer=2
+    before=BEFORE,
+    num_categories=3,
+    settings=ObjectiveSettings(place_layer=1, mention_layer=1, fact_layer=2),
 )
 F, T = 4, 12
 

@@ -46,7 +46,8 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(whole, tmp_path, monkeypatch
     for path, leaf in iter_leaves(whole / "export"):
         np.testing.assert_array_equal(leaf, again.pop(path), err_msg=path)
     assert not again
-    steps = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line) for line in lines]
     assert [s["step"] for s in steps if "loss" in s] == [1, 2, 3, 4]
     assert [s["rooms"] for s in steps if "loss" in s] == [2, 4, 5, 6]
 

@@ -92,7 +92,7 @@ COMMANDS = {
     "no get_config": (["--config=configs/__init__.py"], "not a config file"),
     "unknown variant": (
         [f"--config={STAGE}:smok"],
-        "no variant 'smok': take base_only, lora, smoke",
+        "no variant 'smok': take base_only, lora, small, smoke",
     ),
     "change before config": (["--config.seed=1", f"--config={STAGE}"], "--config.seed"),
     "unknown flag": ([f"--config={STAGE}", "--steps=3"], "flag 'steps'"),

@@ -2,7 +2,7 @@
 
 A film is encoded and prefilled once; its questions follow it side by side, each seeing
 the film and itself, as in a ``VideoSession``. Linear heads, which are thrown away
-afterwards, read off what the model should know at three places:
+afterwards, read off what the model should know:
 
 * projected tokens of both encoders: which categories a cell shows, where those are from
   the camera, by the compass, and where the camera looks;
@@ -25,7 +25,7 @@ import numpy as np
 
 from vica_jax.models.cache import Prefix
 from vica_jax.models.vica import Vica
-from vica_jax.pretrain.settings import Phase
+from vica_jax.pretrain.settings import ObjectiveSettings, Phase
 from vica_jax.pretrain.targets import CELL, FACT, MENTION, PLACE, POSE
 from vica_jax.train.loss import cross_entropy
 from vica_jax.typing import Params
@@ -36,21 +36,11 @@ Arrays = dict[str, jax.Array]
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """What is asked, and how much each part weighs.
-
-    ``before`` are the tokens in front of every film.
-    """
+    """What is asked: ``before`` are the tokens in front of every film."""
 
     before: tuple[int, ...]
     num_categories: int
-    place_layer: int
-    mention_layer: int
-    fact_layer: int
-    cell_weight: float = 1.0
-    place_weight: float = 1.0
-    mention_weight: float = 1.0
-    fact_weight: float = 1.0
-    answer_weight: float = 1.0
+    settings: ObjectiveSettings
 
 
 def init_heads(objective: Objective, width: int, key: jax.Array) -> Params:
@@ -87,18 +77,18 @@ def objective_loss(
     bank = _apply(model, params, batch, method="visual_bank")
     parts = _cell_parts(model, heads, bank, batch)
     cells = parts["siglip_cells"] + parts.get("hiera_cells", 0.0)
-    total = objective.cell_weight * cells
+    total = objective.settings.cell_weight * cells
     if phase != "encoders":
         if phase == "apart":
             bank = jax.lax.stop_gradient(bank)
         kv, outputs = _prefill(model, objective, params, bank, batch)
-        film = outputs[objective.place_layer - 1][:, len(objective.before) :]
+        film = outputs[objective.settings.place_layer - 1][:, len(objective.before) :]
         parts |= _place_parts(model, heads, film, batch)
         parts |= _question_parts(model, objective, params, heads, kv, batch)
-        total += objective.place_weight * (parts["places"] + parts["poses"])
-        total += objective.mention_weight * parts["mentions"]
-        total += objective.fact_weight * parts["facts"]
-        total += objective.answer_weight * parts["answers"]
+        total += objective.settings.place_weight * (parts["places"] + parts["poses"])
+        total += objective.settings.mention_weight * parts["mentions"]
+        total += objective.settings.fact_weight * parts["facts"]
+        total += objective.settings.answer_weight * parts["answers"]
     return total, parts
 
 
@@ -280,8 +270,8 @@ def _group_sums(
             {"params": params}, tokens, method=run, mutable=["intermediates"]
         )
         outputs = _outputs(sown)
-        middle = outputs[objective.mention_layer - 1]
-        return hidden, middle, outputs[objective.fact_layer - 1]
+        middle = outputs[objective.settings.mention_layer - 1]
+        return hidden, middle, outputs[objective.settings.fact_layer - 1]
 
     hidden, middle, late = jax.vmap(ask)(kv, group["questions"])
     kernel = _apply(model, params, method=lambda module: module.llm.output_kernel())

@@ -1,4 +1,4 @@
-"""Muon for matrices, Adam for the rest: twice as far as AdamW in as many steps here.
+"""Muon for matrices, Adam for the rest.
 
 Muon (Jordan et al. 2024) orthogonalises the momentum of a matrix; its updates are
 scaled to Adam's size, so that one schedule serves both (Liu et al. 2025, "Muon is

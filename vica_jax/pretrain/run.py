@@ -1,7 +1,6 @@
 """A run on generated rooms: from settings to a native checkpoint, resumable."""
 
 import json
-import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,6 @@ from vica_jax.train.stage import RunError
 from vica_jax.train.state import TrainState
 from vica_jax.typing import Params
 
-log = logging.getLogger(__name__)
 CHECKPOINTS, EXPORT, TOKENIZER = "checkpoints", "export", "tokenizer"
 MADE_OF = "made_of.json"  # in the tokenizer's folder
 # What may differ between a run and its resumption.
@@ -91,7 +89,7 @@ def run(
         objective = Objective(
             before=tuple(tokenizer.encode(BEFORE, add_special_tokens=False)),
             num_categories=len(CATEGORIES),
-            **plain(settings.objective),
+            settings=settings.objective,
         )
         like = jax.eval_shape(lambda: initial_params(settings, cfg, objective))
         optimizer = make_muon(settings.optimizer, like, schedule_of(settings))

@@ -13,9 +13,7 @@ from scripts import demo_room, demo_sheet
 from scripts.demo_room import DemoError, FilmedRoom, Told, clear, mark, spell
 from scripts.smoke_benchmark import write_benchmark
 from vica_jax.data.video import VideoClip
-from vica_jax.eval import golden
 from vica_jax.eval.benchmarks import read_benchmark
-from vica_jax.eval.comparison import Row
 from vica_jax.eval.report import write_report
 from vica_jax.world.camera import Camera
 from vica_jax.world.film import Film
@@ -185,7 +183,7 @@ def test_the_verdict_is_that_of_the_report(tmp_path):
 )
 def test_bad_flags_are_one_line(vica2, tmp_path, flags, words):
     flags = {"checkpoint": vica2, "workdir": tmp_path / "demo", **flags}
-    assert words in run("demo", **flags).line
+    assert words in run("demo_world", **flags).line
     assert not (tmp_path / "demo").exists()
 
 
@@ -194,25 +192,19 @@ def test_an_evaluation_called_score_stays(vica2, tmp_path):
     recipe = workdir / "score" / "recipe.json"
     recipe.parent.mkdir(parents=True)
     recipe.write_text("{}")
-    line = run("demo", checkpoint=vica2, workdir=workdir).line
+    line = run("demo_world", checkpoint=vica2, workdir=workdir).line
     assert line.startswith(f"{recipe.parent} is in the way and nothing of an earlier")
     assert recipe.exists() and list(workdir.iterdir()) == [recipe.parent]
 
 
 @pytest.mark.slow
-def test_the_whole_demo_and_a_broken_parity(vica2, tmp_path, monkeypatch):
-    """With random weights: films, answers, sheet, scores; twice into one folder."""
+def test_the_whole_demo_twice_into_one_folder(vica2, tmp_path):
+    """With random weights: films, answers, sheet, scores."""
     flags = {"checkpoint": vica2, "workdir": tmp_path / "demo", "rooms": 1}
-    good = run("demo", **flags)
-    assert good.code == 0, good.err
+    for _ in range(2):
+        found = run("demo_world", **flags)
+        assert found.code == 0, found.err
     for name in ("room.mp4", "room.png", "score/report.md", "black/report.md"):
         assert (tmp_path / "demo" / name).stat().st_size > 1000
-    assert "best blind baseline" in good.out and "9 of 9 token sequences" in good.out
+    assert "best blind baseline" in found.out
     assert "every frame was black" in (tmp_path / "demo/black/report.md").read_text()
-
-    def broken(*_):
-        rows = [Row("case", name, 1.0, 0.001) for name in ("logits", "gen_ids")]
-        return rows, []
-
-    monkeypatch.setattr(golden, "verify_golden", broken)
-    assert run("demo", **flags).line == "parity with the recorded outputs is broken"
