@@ -23,7 +23,8 @@ from vica_jax.eval.scores import first, score_official
 from vica_jax.eval.settings import RunSettings
 from vica_jax.files import write_text
 from vica_jax.world.film import Film, read_film
-from vica_jax.world.make import WorldSettings, make_rooms
+from vica_jax.world.folder import WorldSettings
+from vica_jax.world.make import make_rooms
 from vica_jax.world.scene import Scene
 from vica_jax.world.scene_file import read_scenes
 

@@ -33,7 +33,8 @@ flags.DEFINE_list("forms", ["vica", "vsibench", "captions"], "what to write of t
 def main() -> None:
     from tqdm import tqdm
 
-    from vica_jax.world.make import WorldSettings, make_rooms
+    from vica_jax.world.folder import WorldSettings
+    from vica_jax.world.make import make_rooms
 
     if not re.fullmatch(r" *[0-9]{1,9} *, *[0-9]{1,9} *", ",".join(FLAGS.size)):
         cli.fail(f"--size={','.join(FLAGS.size)}: write WIDTH,HEIGHT, such as 192,144")

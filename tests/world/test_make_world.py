@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from vica_jax.world.film import first_seen, read_film
+from vica_jax.world.folder import WorldError, WorldSettings
 from vica_jax.world.generate import make_scene
-from vica_jax.world.make import WorldError, WorldSettings, make_rooms
+from vica_jax.world.make import make_rooms
 from vica_jax.world.scene import SceneError
 from vica_jax.world.scene_file import read_scenes
 

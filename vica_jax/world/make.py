@@ -15,26 +15,21 @@ it again. The bytes depend on neither the number of processes nor on stops; film
 differ between kinds of processors, whose rounding differs.
 """
 
-import contextlib
-import fcntl
-import json
 import multiprocessing
 import os
-import re
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vica_jax.errors import InputError
 from vica_jax.files import write_text
 from vica_jax.world.camera import Camera
 from vica_jax.world.captions import caption_frame, see, spread
@@ -47,10 +42,23 @@ from vica_jax.world.film import (
     watch,
     write_film,
 )
+from vica_jax.world.folder import (
+    WorldError,
+    WorldReport,
+    WorldSettings,
+    begin,
+    check_folder,
+    finish,
+    finished,
+    hold,
+    leftover,
+    read_parts,
+    remove_parts,
+    write_part,
+)
 from vica_jax.world.generate import make_scene
 from vica_jax.world.interview import interview
 from vica_jax.world.records import (
-    FILES,
     BenchmarkFile,
     JsonLists,
     Record,
@@ -67,85 +75,8 @@ from vica_jax.world.scene_file import write_scene
 from vica_jax.world.walk import make_walk
 
 WALK, CAPTIONS = 60, 61  # streams of the seed
-FORMS = ("vica", "vsibench", "captions")
-PARTS, DONE, LOCK = "parts", "world.json", "lock"
-LARGEST = 4096  # pixels of a side of a frame
-
-# Shapes of the JSON files, for ``_fits``.
-REPORT = {
-    "rooms": int,
-    "seconds": int | float,
-    "counts": {str: int},
-    "missing": {str: int},
-    "problems": [str],
-}
-ROW = {
-    "id": int,
-    "dataset": str,
-    "scene_name": str,
-    "question_type": str,
-    "question": str,
-    "ground_truth": str,
-    "options": list | None,
-}
-TOLD = {"dataset": str, "scene": str, "files": {str: [dict]}, "rows": [ROW]}
-PART = {
-    "told": dict | None,
-    "captions": [dict],
-    "problems": [str],
-    "seconds": int | float,
-    "missing": {str: int},
-}
 
 Progress = Callable[[int, int], None]
-
-
-class WorldError(InputError):
-    """A folder or a setting that a world cannot be made with; one line."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorldSettings:
-    """Which rooms, ``first`` and those after it, and what is made of them."""
-
-    rooms: int
-    seed: int = 0
-    first: int = 0
-    films: bool = True
-    width: int = 192
-    height: int = 144
-    per_task: int | None = None
-    captions: int = 4  # images of a room with a caption
-    forms: tuple[str, ...] = FORMS
-
-    def __post_init__(self) -> None:
-        if not self.forms or set(self.forms) - set(FORMS):
-            given = ",".join(self.forms)
-            raise WorldError(f"forms {given!r}: take some of {', '.join(FORMS)}")
-        least = {"rooms": 1, "seed": 0, "first": 0, "captions": 0}
-        least |= {"width": 16, "height": 16}
-        for name, lowest in least.items():
-            if getattr(self, name) < lowest:
-                raise WorldError(f"{name} {getattr(self, name)}: at least {lowest}")
-        if self.per_task is not None and self.per_task < 1:
-            raise WorldError(f"per_task {self.per_task}: at least 1, or none")
-        for name in ("width", "height"):
-            if getattr(self, name) > LARGEST:
-                raise WorldError(f"{name} {getattr(self, name)}: at most {LARGEST}")
-        if self.width % 2 or self.height % 2:
-            raise WorldError(f"{self.width}x{self.height}: films take even sizes")
-
-
-@dataclass(kw_only=True)
-class WorldReport:
-    """What was made: records by file, complex kinds that rooms told too little for,
-    one line for each thing that went wrong, films' length in all."""
-
-    rooms: int = 0
-    seconds: float = 0.0
-    counts: dict[str, int] = field(default_factory=dict)
-    missing: dict[str, int] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
 
 
 def make_rooms(
@@ -165,13 +96,13 @@ def make_rooms(
         no room could be made.
     """
     out = Path(out)
-    _check_folder(out, settings)  # before anything is written into what is not ours
-    if (report := _finished(out, settings)) is None or (out / PARTS).exists():
-        with _alone(out):
-            report = _finished(out, settings)  # by another process, in the meantime?
+    check_folder(out, settings)  # before anything is written into what is not ours
+    if (report := finished(out, settings)) is None or leftover(out):
+        with hold(out):
+            report = finished(out, settings)  # by another process, in the meantime?
             if report is None:
                 return _make(out, settings, jobs, progress)
-            _remove_parts(out)  # a kill may have come between the last file and this
+            remove_parts(out)  # a kill may have come between the last file and this
     progress(settings.rooms, settings.rooms)
     return report
 
@@ -179,14 +110,13 @@ def make_rooms(
 def _make(
     out: Path, settings: WorldSettings, jobs: int, progress: Progress
 ) -> WorldReport:
-    numbers = _begin(out, settings)
+    numbers = begin(out, settings)
     there = settings.rooms - len(numbers)
     progress(there, settings.rooms)
     for done, _ in enumerate(_work(out, settings, numbers, jobs), there + 1):
         progress(done, settings.rooms)
     report = _merge(out, settings)
-    write_text(out / DONE, _text({"settings": _plain(settings), **asdict(report)}))
-    _remove_parts(out)
+    finish(out, settings, report)
     return report
 
 
@@ -213,7 +143,7 @@ def make_room(out: Path, settings: WorldSettings, number: int, draws: Draws) -> 
             part["captions"] = list(images)
         part |= {"told": told._asdict(), "seconds": film.seconds}
     part["missing"] = dict(missing)
-    write_text(_part(out, number), json.dumps(part, ensure_ascii=False))
+    write_part(out, number, part)
 
 
 def _film_room(
@@ -314,151 +244,12 @@ def _renderer(width: int, height: int) -> Draws:
     return Renderer(Camera(width=width, height=height))
 
 
-# --------------------------------------------------------------------------- folder
-@contextlib.contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Hold the folder's lock, ``parts/lock``.
-
-    Raises:
-      WorldError: another process has it.
-    """
-    path = out / PARTS / LOCK
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            stack.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # A process that ends its work takes the file away: is it this one still?
-            mine = os.path.samestat(os.fstat(descriptor), path.stat())
-        except (BlockingIOError, FileNotFoundError):
-            mine = False
-        if not mine:
-            raise WorldError(
-                f"{out}: another process makes a world there: wait for it, or choose "
-                "another folder"
-            )
-        yield
-
-
-def _check_folder(out: Path, settings: WorldSettings) -> None:
-    """Raise WorldError unless ``out`` is new, empty or begun with these settings."""
-    if (out / DONE).exists():
-        return  # _finished looks at that
-    given = out / PARTS / "settings.json"
-    if given.exists():
-        _check_same(out, _read(given, dict), settings)
-        return
-    free = not out.exists() or (
-        out.is_dir()
-        and all(path.name == PARTS and path.is_dir() for path in out.iterdir())
-        # What a process leaves that was killed before the settings were there.
-        and all(
-            path.name == LOCK or _is_partial(path) for path in out.glob(f"{PARTS}/*")
-        )
-    )
-    if not free:
-        raise WorldError(f"{out} exists and is not an empty folder: choose another")
-
-
-def _finished(out: Path, settings: WorldSettings) -> WorldReport | None:
-    """The report of the complete world in ``out``; None if there is none."""
-    if not (out / DONE).exists():
-        return None
-    value = _read(out / DONE, {"settings": dict, **REPORT})
-    _check_same(out, value.pop("settings"), settings)
-    return WorldReport(**value)
-
-
-def _begin(out: Path, settings: WorldSettings) -> list[int]:
-    """Make the folder ready; numbers of the rooms that are missing in it."""
-    _check_folder(out, settings)
-    for path in out.rglob(".*"):  # what a killed process had begun to write
-        if _is_partial(path):
-            path.unlink()
-    given = out / PARTS / "settings.json"
-    if not given.exists():
-        write_text(given, _text(_plain(settings)))
-    wanted = range(settings.first, settings.first + settings.rooms)
-    return [number for number in wanted if not _part(out, number).exists()]
-
-
-def _remove_parts(out: Path) -> None:
-    """Take away ``parts/`` with what is ours in it, the lock last."""
-    parts = out / PARTS
-    for path in parts.iterdir():
-        ours = re.fullmatch(r"(settings|\d{7,})\.json", path.name)
-        if ours or _is_partial(path):
-            path.unlink()
-    (parts / LOCK).unlink()
-    with contextlib.suppress(OSError):  # not empty: something else was put there
-        parts.rmdir()
-
-
-def _is_partial(path: Path) -> bool:
-    """Whether a file is named as ``files.replacing`` names what is not complete."""
-    found = re.fullmatch(
-        r"\.(.+)\.[a-z0-9_]{8}(\.(?:json|yaml|parquet|mp4|png))", path.name
-    )
-    return bool(found) and found[1].endswith(found[2]) and path.is_file()
-
-
-def _check_same(out: Path, there: dict[str, Any], settings: WorldSettings) -> None:
-    wanted = _plain(settings)
-    if there == wanted:
-        return
-    if there.keys() != wanted.keys():
-        raise WorldError(f"{out} holds no world of this program: choose another folder")
-    other = [name for name in wanted if there[name] != wanted[name]]
-    said = ", ".join(f"{name} {there[name]!r}" for name in other)
-    raise WorldError(f"{out} holds another world, with {said}: choose another folder")
-
-
-def _part(out: Path, number: int) -> Path:
-    return out / PARTS / f"{number:07}.json"
-
-
-def _plain(settings: WorldSettings) -> dict[str, Any]:
-    return {**asdict(settings), "forms": sorted(set(settings.forms))}
-
-
-def _text(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=1) + "\n"
-
-
-def _read(path: Path, shape: Any, remedy: str = "choose another folder") -> Any:
-    """The JSON of a file, if it has that shape."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise WorldError(f"{path} is damaged ({error}): {remedy}") from error
-    if not _fits(value, shape):
-        raise WorldError(f"{path} is no file of this program's: {remedy}")
-    return value
-
-
-def _fits(value: Any, shape: Any) -> bool:
-    """Whether JSON has a shape: a type, ``[shape]`` of all items, ``{str: shape}`` of
-    all values, ``{"key": shape, ...}`` of just these keys."""
-    if isinstance(shape, list):
-        return isinstance(value, list) and all(_fits(one, shape[0]) for one in value)
-    if not isinstance(shape, dict):
-        return isinstance(value, shape) and not isinstance(value, bool)
-    if not isinstance(value, dict):
-        return False
-    if str in shape:
-        return all(_fits(one, shape[str]) for one in value.values())
-    return value.keys() == shape.keys() and all(
-        _fits(value[key], one) for key, one in shape.items()
-    )
-
-
 def _merge(out: Path, settings: WorldSettings) -> WorldReport:
     """The rooms' records in the order of their numbers, as files of the forms."""
     report, missing = WorldReport(), Counter[str]()
     with VicaFiles(out) as vica, JsonLists(out) as pairs:
         with BenchmarkFile(out / "vsibench") as bench:
-            for part in _parts(out, settings):
+            for part in read_parts(out, settings):
                 report.problems += part["problems"]
                 missing.update(part["missing"])
                 if part["told"] is None:
@@ -486,21 +277,3 @@ def _merge(out: Path, settings: WorldSettings) -> WorldReport:
     report.seconds = round(report.seconds, 6)
     report.missing = dict(sorted(missing.items()))
     return report
-
-
-def _parts(out: Path, settings: WorldSettings) -> Iterable[dict[str, Any]]:
-    for number in range(settings.first, settings.first + settings.rooms):
-        remedy = "delete it and call again, which makes its room anew"
-        part = _read(path := _part(out, number), PART, remedy)
-        told = part["told"]
-        if told is None:
-            whole = bool(part["problems"])
-        else:
-            whole = _fits(told, TOLD) and set(told["files"]) <= set(FILES)
-            # They become names of files.
-            whole = whole and all(
-                re.fullmatch(r"\w[\w.-]*", told[key]) for key in ("dataset", "scene")
-            )
-        if not whole:
-            raise WorldError(f"{path} is no file of this program's: {remedy}")
-        yield part
