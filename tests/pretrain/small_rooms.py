@@ -40,7 +40,9 @@ SETTINGS = PretrainSettings(
     film_wh=(48, 36),
     groups=((3, 48), (2, 96)),
     tokenizer=TokenizerSettings(vocab_size=VOCAB, rooms=12, seed=9),
-    objective=ObjectiveSettings(place_layer=1, mention_layer=1, fact_layer=2),
+    objective=ObjectiveSettings(
+        place_layer=1, mention_layer=1, pair_layer=1, fact_layer=2, option_layer=2
+    ),
     optimizer=MuonSettings(rate=3e-3, adam_rate=1e-3),
     num_workers=2,
     checkpoint=CheckpointSettings(every_steps=3),

@@ -19,7 +19,9 @@ BEFORE = (5, 6, 7)
 OBJECTIVE = Objective(
     before=BEFORE,
     num_categories=3,
-    settings=ObjectiveSettings(place_layer=1, mention_layer=1, fact_layer=2),
+    settings=ObjectiveSettings(
+        place_layer=1, mention_layer=1, pair_layer=1, fact_layer=2, option_layer=2
+    ),
 )
 F, T = 4, 12
 
@@ -35,12 +37,14 @@ def batch():
         tokens = rng.integers(0, 90, (2, count, length))
         facts = rng.standard_normal((2, count, length, 3)).astype(np.float32)
         facts[rng.random(facts.shape) < 0.7] = np.nan
-        return tokens, answers, mentioned, facts
+        pairs, rights = facts[..., :2] - 1, (facts[..., 2] > 0) + 0 * facts[..., 2]
+        return tokens, answers, mentioned, facts, pairs, rights
 
     arrays = {}
     for k, size in enumerate(((2, T), (1, T + 6))):
-        names = [f"{n}/{k}" for n in ("questions", "answers", "mentioned", "facts")]
-        arrays |= dict(zip(names, questions(*size), strict=True))
+        names = "questions", "answers", "mentioned", "facts", "pairs", "rights"
+        for name, array in zip(names, questions(*size), strict=True):
+            arrays[f"{name}/{k}"] = array
     cells = rng.random((2, F, 2, 2, 3, 4)).astype(np.float32)
     cells[..., 0] = cells[..., 0] > 0.5
     mentions = rng.random((2, 3, 7)).astype(np.float32)

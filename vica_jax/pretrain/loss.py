@@ -26,7 +26,7 @@ import numpy as np
 from vica_jax.models.cache import Prefix
 from vica_jax.models.vica import Vica
 from vica_jax.pretrain.settings import ObjectiveSettings, Phase
-from vica_jax.pretrain.targets import CELL, FACT, MENTION, PLACE, POSE
+from vica_jax.pretrain.targets import CELL, FACT, MENTION, PAIR, PLACE, POSE
 from vica_jax.train.loss import cross_entropy
 from vica_jax.typing import Params
 
@@ -54,7 +54,9 @@ def init_heads(objective: Objective, width: int, key: jax.Array) -> Params:
         "places": C * PLACE,
         "poses": POSE,
         "mentions": MENTION,
+        "pairs": PAIR,
         "facts": FACT,
+        "options": 1,
     }
     keys = jax.random.split(key, len(sizes))
     heads = {}
@@ -77,18 +79,21 @@ def objective_loss(
     bank = _apply(model, params, batch, method="visual_bank")
     parts = _cell_parts(model, heads, bank, batch)
     cells = parts["siglip_cells"] + parts.get("hiera_cells", 0.0)
-    total = objective.settings.cell_weight * cells
+    weights = objective.settings
+    total = weights.cell_weight * cells
     if phase != "encoders":
         if phase == "apart":
             bank = jax.lax.stop_gradient(bank)
         kv, outputs = _prefill(model, objective, params, bank, batch)
-        film = outputs[objective.settings.place_layer - 1][:, len(objective.before) :]
+        film = outputs[weights.place_layer - 1][:, len(objective.before) :]
         parts |= _place_parts(model, heads, film, batch)
         parts |= _question_parts(model, objective, params, heads, kv, batch)
-        total += objective.settings.place_weight * (parts["places"] + parts["poses"])
-        total += objective.settings.mention_weight * parts["mentions"]
-        total += objective.settings.fact_weight * parts["facts"]
-        total += objective.settings.answer_weight * parts["answers"]
+        total += weights.place_weight * (parts["places"] + parts["poses"])
+        total += weights.mention_weight * parts["mentions"]
+        total += weights.pair_weight * parts["pairs"]
+        total += weights.fact_weight * parts["facts"]
+        total += weights.option_weight * parts["options"]
+        total += weights.answer_weight * parts["answers"]
     return total, parts
 
 
@@ -223,7 +228,10 @@ def _question_parts(
     for k in range(sum(name.startswith("questions/") for name in batch)):
         group = {
             name: batch[f"{name}/{k}"]
-            for name in ("questions", "answers", "mentioned", "facts")
+            for name in (
+                *("questions", "answers", "mentioned"),
+                *("pairs", "facts", "rights"),
+            )
         }
         group["mentions"] = batch["mentions"]
         more = _group_sums(model, objective, params, heads, kv, group)
@@ -240,6 +248,8 @@ def _question_parts(
         "when_error": mean("when", "there"),
         "number_error": mean("number", "numbers"),
         "angle_error": mean("angle", "angles"),
+        "pairs": mean("pair", "pairs"),
+        "options": mean("option", "options"),
     }
     parts["facts"] = parts["number_error"] + parts["angle_error"]
     parts["mentions"] = (
@@ -270,10 +280,13 @@ def _group_sums(
             {"params": params}, tokens, method=run, mutable=["intermediates"]
         )
         outputs = _outputs(sown)
-        middle = outputs[objective.settings.mention_layer - 1]
-        return hidden, middle, outputs[objective.settings.fact_layer - 1]
+        at = objective.settings
+        layers = at.mention_layer, at.pair_layer, at.fact_layer, at.option_layer
+        return hidden, *(outputs[layer - 1] for layer in layers)
 
-    hidden, middle, late = jax.vmap(ask)(kv, group["questions"])
+    hidden, *layers = jax.vmap(ask)(kv, group["questions"])
+    names = "mentions", "pairs", "facts", "options"
+    said = {name: _head(heads, name, x) for name, x in zip(names, layers, strict=True)}
     kernel = _apply(model, params, method=lambda module: module.llm.output_kernel())
     targets = group["answers"]
     B, Q, T, D = hidden.shape
@@ -284,10 +297,13 @@ def _group_sums(
     which = jnp.maximum(named, 0).reshape(B, Q * T, 1)
     asked = jnp.take_along_axis(group["mentions"], which, axis=1)
     asked = asked.reshape(B, Q, T, MENTION)
-    gaps = _gap(_head(heads, "mentions", middle), asked)
-    known = jnp.isfinite(group["facts"])
-    facts = jnp.where(known, group["facts"], 0.0)
-    misses = _gap(_head(heads, "facts", late), facts) * known
+    gaps = _gap(said["mentions"], asked)
+    known, misses = _known_gaps(said["facts"], group["facts"])
+    apart, misplaced = _known_gaps(said["pairs"], group["pairs"])
+    judged = jnp.isfinite(group["rights"])
+    rights = jnp.where(judged, group["rights"], 0.0)
+    verdicts = said["options"][..., 0]
+    wrong = (jnp.logaddexp(0.0, verdicts) - verdicts * rights) * judged
     there = (named >= 0) * asked[..., 0]
     alone = (named >= 0) * asked[..., 2]
     tokens = learned.sum(-1)
@@ -305,4 +321,14 @@ def _group_sums(
         "number": misses[..., 0].sum(),
         "angles": known[..., 1].sum(),
         "angle": misses[..., 1:].sum(),
+        "pairs": apart[..., 0].sum(),
+        "pair": misplaced.sum(),
+        "options": judged.sum(),
+        "option": wrong.sum(),
     }
+
+
+def _known_gaps(values: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Which targets are no NaN, and the gaps to those."""
+    known = jnp.isfinite(targets)
+    return known, _gap(values, jnp.where(known, targets, 0.0)) * known

@@ -6,7 +6,7 @@ and targets, so a run is resumed by a counter and never sees a room twice.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,10 +16,12 @@ from vica_jax.eval.prompts import user_turn
 from vica_jax.layout import VisualLayout
 from vica_jax.pretrain.targets import (
     FACT,
-    answer_fact,
+    PAIR,
+    answer_facts,
     cell_targets,
     mention_targets,
     option_facts,
+    pair_targets,
     pose_targets,
 )
 from vica_jax.pretrain.words import TURN, TURN_END
@@ -117,13 +119,15 @@ class RoomMaker:
         }
         for k, size in enumerate(groups):
             arrays[f"facts/{k}"] = np.full((*size, FACT), np.nan, np.float32)
+            arrays[f"pairs/{k}"] = np.full((*size, PAIR), np.nan, np.float32)
+            arrays[f"rights/{k}"] = np.full(size, np.nan, np.float32)
         filled = [0] * len(groups)
         for question in spread(room.questions, rng):
             if filled == [count for count, _ in groups]:
                 break
             asked = asked_as(question, rng)
-            before = self._encode(f"{asked.text}{AFTER}")
-            answer = self._encode(f"{asked.answer}{TURN_END}")
+            before, ends = self._encode(f"{asked.text}{AFTER}")
+            answer, _ = self._encode(f"{asked.answer}{TURN_END}")
             start, stop = len(before), len(before) + len(answer)
             for k, (count, length) in enumerate(groups):
                 if stop > length or filled[k] == count:
@@ -133,11 +137,9 @@ class RoomMaker:
                 arrays[f"answers/{k}"][row, start - 1 : stop - 1] = answer
                 named = [self.named.get(token, -1) for token in before]
                 arrays[f"mentioned/{k}"][row, :start] = named
-                facts = arrays[f"facts/{k}"][row]
-                facts[start - 1] = np.array(answer_fact(question), np.float32)
-                for name, fact in option_facts(question).items():
-                    at = np.flatnonzero(np.array(named) == CATEGORIES.index(name))
-                    facts[at[-1:], 0] = fact
+                own = row_targets(room.scene, question, asked.text, named, ends)
+                for name, values in own._asdict().items():
+                    arrays[f"{name}/{k}"][row, :start] = values
                 filled[k] += 1
                 break
         if not any(filled):
@@ -147,9 +149,65 @@ class RoomMaker:
             )
         return arrays
 
-    def _encode(self, text: str) -> list[int]:
-        ids = self.tokenizer.encode(text, add_special_tokens=False)
-        return getattr(ids, "ids", ids)
+    def _encode(self, text: str) -> tuple[list[int], list[int]]:
+        """Token ids, and where each ends in the text."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", self.tokenizer)
+        found = backend.encode(text, add_special_tokens=False)
+        return found.ids, [end for _, end in found.offsets]
+
+
+class RowTargets(NamedTuple):
+    """What is known at the tokens ``[T]`` of a question; NaN where nothing is.
+
+    ``facts [T,3]``: what the answer follows from, where the last thing is named (of a
+    route at each stop that is turned to) and at the end, the first turn's; of a
+    relative distance at each option. ``pairs [T,2]``: from the
+    thing named before, at an option of a relative distance from the one that is asked
+    about. ``rights [T]``: 1 or 0 at the end of each option.
+    """
+
+    facts: np.ndarray
+    pairs: np.ndarray
+    rights: np.ndarray
+
+
+def row_targets(
+    scene: Scene, question: Question, text: str, named: list[int], ends: list[int]
+) -> RowTargets:
+    """Targets of tokens that name ``named`` (-1: nothing) and end at ``ends``."""
+    T = len(named)
+    facts = np.full((T, FACT), np.nan, np.float32)
+    rights = np.full(T, np.nan, np.float32)
+    places = option_ends(question, text)
+    first = T
+    for place, option in zip(places, question.options or (), strict=True):
+        at = int(np.searchsorted(ends, place))
+        first = min(first, int(np.searchsorted(ends, place - len(option), "right")))
+        rights[at] = option == question.text_answer
+    told = answer_facts(question)
+    last = [at for at in range(first) if named[at] >= 0][-len(told) :]
+    for at, fact in [*zip(last, told, strict=False), *((T - 1, f) for f in told[:1])]:
+        facts[at] = np.array(fact, np.float32)
+    pairs = pair_targets(scene, [*named[:first], *[-1] * (T - first)], CATEGORIES)
+    distances = option_facts(question)
+    for name, fact in distances.items():
+        at = np.flatnonzero(np.array(named) == CATEGORIES.index(name))
+        facts[at[-1:], 0] = fact
+    anchors = [name for name in question.objects if name not in distances]
+    if distances and len(anchors) == 1:
+        anchor = CATEGORIES.index(anchors[0])
+        pairs[first:] = pair_targets(scene, named[first:], CATEGORIES, anchor)
+    return RowTargets(facts=facts, pairs=pairs, rights=rights)
+
+
+def option_ends(question: Question, text: str) -> list[int]:
+    """Where each option ends in a text that has them in their order at its end."""
+    ends, stop = [], len(text)
+    for option in reversed(question.options or ()):
+        start = text.rindex(option, 0, stop)
+        ends.append(start + len(option))
+        stop = start
+    return ends[::-1]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -115,7 +115,7 @@ def run(
 
 def check_sizes(settings: PretrainSettings, cfg: VicaConfig) -> None:
     """Raise RunError where settings ask for more than the model has."""
-    for name in ("place_layer", "mention_layer", "fact_layer"):
+    for name in settings.objective.layers():
         layer = getattr(settings.objective, name)
         if layer > cfg.llm.depth:
             raise RunError(

@@ -32,17 +32,27 @@ class ObjectiveSettings:
 
     place_layer: int
     mention_layer: int
+    pair_layer: int
     fact_layer: int
+    option_layer: int
     cell_weight: float = 1.0
     place_weight: float = 1.0
     mention_weight: float = 1.0
+    pair_weight: float = 1.0
     fact_weight: float = 1.0
+    option_weight: float = 1.0
     answer_weight: float = 1.0
 
     def __post_init__(self):
-        check_least(self, 1, "place_layer", "mention_layer", "fact_layer")
-        for name in ("cell", "place", "mention", "fact", "answer"):
+        check_least(self, 1, *self.layers())
+        for name in ("cell", "place", "mention", "pair", "fact", "option", "answer"):
             check_least(self, 0.0, f"{name}_weight")
+
+    @staticmethod
+    def layers() -> tuple[str, ...]:
+        """Names of the settings that are layers."""
+        names = ("place", "mention", "pair", "fact", "option")
+        return tuple(f"{name}_layer" for name in names)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ Axes: F frames, g cells along a side of the pooled token grid, C categories.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,8 @@ from vica_jax.world.walk import Walk
 
 SEEN_SHARE = 0.004  # of a cell's pixels from which a thing counts as seen in it
 FAR = 4.0  # metres that one unit of a target stands for
-CELL, PLACE, MENTION, POSE, FACT = 4, 3, 7, 6, 3  # numbers of each target, below
+# Numbers of each target, below.
+CELL, PLACE, MENTION, POSE, PAIR, FACT = 4, 3, 7, 6, 2, 3
 
 
 class CellTargets(NamedTuple):
@@ -113,19 +115,41 @@ def mention_targets(
     return targets
 
 
-def answer_fact(question: Question) -> list[float | None]:
-    """What an answer follows from: the logarithm of a number, or an angle's cosine and
-    sine (of a route its first turn's); None where there is no such thing."""
+def pair_targets(
+    scene: Scene, named: Sequence[int], categories: tuple[str, ...], anchor: int = -1
+) -> Float32[np.ndarray, "T 2"]:
+    """From one thing that is named to the next, of each token but the first named.
+
+    ``named[t]`` is the number of the category that token t names, or -1. East and
+    north in units of FAR metres, from the thing named before it, or always from the
+    category ``anchor`` if it is given; NaN where one of the two is not alone.
+    """
+    targets = np.full((len(named), PAIR), np.nan, np.float32)
+    before = anchor
+    for at, number in enumerate(named):
+        if number < 0:
+            continue
+        if before >= 0:
+            ends = [scene.of(categories[k]) for k in (before, number)]
+            if all(len(boxes) == 1 for boxes in ends):
+                gap = ends[1][0].centre - ends[0][0].centre
+                targets[at] = gap[:PAIR] / FAR
+        if anchor < 0:
+            before = number
+    return targets
+
+
+def answer_facts(question: Question) -> list[list[float | None]]:
+    """What an answer follows from, ``FACT`` numbers each: the logarithm of a number, or
+    an angle's cosine and sine, of a route those of every turn; empty where there is no
+    such thing."""
     truth = question.truth
     if question.options is None:
         for name in ("metres", "square_metres", "count"):
             if name in truth:
-                return [math.log(truth[name]), None, None]
-    if "degrees" in truth:
-        degrees = truth["degrees"]
-        degrees = degrees[0] if isinstance(degrees, list) else degrees
-        return [None, math.cos(math.radians(degrees)), math.sin(math.radians(degrees))]
-    return [None] * FACT
+                return [[math.log(truth[name]), None, None]]
+    angles = np.radians(np.atleast_1d(truth.get("degrees", [])))
+    return [[None, math.cos(angle), math.sin(angle)] for angle in angles]
 
 
 def option_facts(question: Question) -> dict[str, float]:
