@@ -1,4 +1,5 @@
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from vica_jax.pretrain.rooms import (
     RoomShape,
     asked_as,
     film_room,
+    row_targets,
     spread,
     training_texts,
 )
@@ -23,6 +25,7 @@ from vica_jax.pretrain.targets import (
     cell_targets,
     mention_targets,
     option_facts,
+    pair_targets,
     pose_targets,
 )
 from vica_jax.pretrain.words import TURN_END, name_ids, train_tokenizer
@@ -193,6 +196,79 @@ def test_facts_are_what_answers_follow_from(renderer):
             else:
                 assert not option_facts(question)
     assert kinds == {(True, True), (False, True), (True, False)}
+
+
+def spell(text):
+    """Characters as tokens: what each names, and where it ends."""
+    named = [-1] * len(text)
+    for number, spellings in enumerate(NAMES):
+        for found in re.finditer(rf"\b({'|'.join(spellings)})\b", text):
+            named[found.end() - 1] = number
+    return named, list(range(1, len(text) + 1))
+
+
+def test_each_option_is_judged_where_it_ends(room):
+    judged = 0
+    for question in room.questions:
+        text = asked_as(question, np.random.default_rng(0)).text
+        rights = row_targets(room.scene, question, text, *spell(text)).rights
+        at = np.flatnonzero(np.isfinite(rights))
+        for place, option in zip(at, question.options or (), strict=True):
+            assert text[: place + 1].endswith(option)
+            assert rights[place] == (option == question.text_answer)
+            judged += 1
+    assert judged > 50
+
+
+def test_facts_stand_where_the_last_thing_is_named_and_at_the_end(renderer):
+    room = film_room(renderer, 5, 1, 4)
+    tasks = set()
+    for question in room.questions:
+        text = asked_as(question, np.random.default_rng(0)).text
+        named, ends = spell(text)
+        own = row_targets(room.scene, question, text, named, ends)
+        told = answer_facts(question)
+        told = np.array(told, np.float32).reshape(len(told), 3)
+        first = min([len(text), *(text.index(o) for o in question.options or ())])
+        at = np.flatnonzero(np.isfinite(own.facts).any(1))
+        before = np.flatnonzero(np.array(named[:first]) >= 0).tolist()
+        if question.task == "object_rel_distance":
+            assert len(at) == len(question.options) and min(at) >= first
+            anchor = room.scene.of(question.objects[0])[0]
+            if question.objects[0] in option_facts(question):
+                anchor = room.scene.of(question.objects[-1])[0]
+            for place, option in zip(at, question.options, strict=True):
+                boxes = room.scene.of(option[3:])
+                if len(boxes) == 1:
+                    gap = (boxes[0].centre - anchor.centre)[:2] / FAR
+                    np.testing.assert_allclose(own.pairs[place], gap, atol=1e-6)
+                else:
+                    assert np.isnan(own.pairs[place]).all()
+        elif len(told):
+            assert at.tolist() == sorted({*before[-len(told) :], len(text) - 1})
+            np.testing.assert_array_equal(own.facts[-1], told[0])
+            for place, fact in zip(before[-len(told) :], told, strict=False):
+                np.testing.assert_array_equal(own.facts[place], fact)
+        if question.task == "route_planning":
+            stops = question.truth["stops"][-len(told) :]
+            assert [CATEGORIES[named[k]] for k in before[-len(told) :]] == stops
+        tasks.add(question.task)
+    assert {"object_rel_distance", "route_planning", "object_counting"} <= tasks
+
+
+def test_pairs_lead_from_thing_to_thing(room):
+    alone = [k for k, name in enumerate(CATEGORIES) if len(room.scene.of(name)) == 1]
+    many = [k for k, name in enumerate(CATEGORIES) if len(room.scene.of(name)) != 1]
+    centre = {k: room.scene.of(CATEGORIES[k])[0].centre[:2] for k in alone}
+    a, b, c = alone[:3]
+    named = [-1, a, -1, b, many[0], c, a]
+    pairs = pair_targets(room.scene, named, CATEGORIES)
+    assert np.isnan(pairs[[0, 1, 2, 4, 5]]).all()
+    np.testing.assert_allclose(pairs[3] * FAR, centre[b] - centre[a], atol=1e-5)
+    np.testing.assert_allclose(pairs[6] * FAR, centre[a] - centre[c], atol=1e-5)
+    pairs = pair_targets(room.scene, named, CATEGORIES, anchor=c)
+    assert np.isnan(pairs[[0, 2, 4]]).all() and not pairs[5].any()
+    np.testing.assert_allclose(pairs[1] * FAR, centre[a] - centre[c], atol=1e-5)
 
 
 def test_a_room_whose_questions_fit_nowhere_is_named(tokenizer):
