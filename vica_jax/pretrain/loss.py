@@ -281,12 +281,12 @@ def _group_sums(
         )
         outputs = _outputs(sown)
         at = objective.settings
-        layers = at.mention_layer, at.pair_layer, at.fact_layer, at.option_layer
-        return hidden, *(outputs[layer - 1] for layer in layers)
+        read = at.mention_layer, at.pair_layer, at.fact_layer, at.option_layer
+        return hidden, *(outputs[layer - 1] for layer in read)
 
-    hidden, *layers = jax.vmap(ask)(kv, group["questions"])
+    hidden, *read = jax.vmap(ask)(kv, group["questions"])
     names = "mentions", "pairs", "facts", "options"
-    said = {name: _head(heads, name, x) for name, x in zip(names, layers, strict=True)}
+    said = {name: _head(heads, name, x) for name, x in zip(names, read, strict=True)}
     kernel = _apply(model, params, method=lambda module: module.llm.output_kernel())
     targets = group["answers"]
     B, Q, T, D = hidden.shape
