@@ -20,13 +20,13 @@ def get_config(arg: str | None = None) -> Config:
             "variant": "world",
             "room_seed": 1,
             "seed": 0,
-            "steps": 4500,
-            "encoder_steps": 500,
-            "joint_from": 3000,
-            "batch_size": 2,
-            "encoder_batch_size": 8,
+            "steps": 3200,
+            "films_from": 1200,
+            "joint_from": 1600,
+            "batch_size": 3,
+            "objects_batch_size": 4,
             "film_wh": (192, 144),
-            "groups": ((12, 28), (20, 60)),
+            "groups": ((12, 7, 28), (20, 9, 60)),
             "num_workers": 1,
             "tokenizer": {"vocab_size": 2048, "rooms": 600, "seed": 1000},
             "objective": {
@@ -73,7 +73,7 @@ def get_config(arg: str | None = None) -> Config:
 
 def smoke(config: Config) -> None:
     config.steps = 12
-    config.encoder_steps, config.joint_from = 6, 10
-    config.batch_size = config.encoder_batch_size = 1
+    config.films_from, config.joint_from = 6, 10
+    config.batch_size = config.objects_batch_size = 1
     config.tokenizer.rooms = 60
     config.checkpoint.every_steps = 4

@@ -33,12 +33,12 @@ SETTINGS = PretrainSettings(
     room_seed=5,
     seed=0,
     steps=4,
-    encoder_steps=2,
+    films_from=2,
     joint_from=3,
     batch_size=1,
-    encoder_batch_size=2,
+    objects_batch_size=2,
     film_wh=(48, 36),
-    groups=((3, 48), (2, 96)),
+    groups=((3, 2, 48), (2, 1, 96)),
     tokenizer=TokenizerSettings(vocab_size=VOCAB, rooms=12, seed=9),
     objective=ObjectiveSettings(
         place_layer=1, mention_layer=1, pair_layer=1, fact_layer=2, option_layer=2

@@ -20,9 +20,13 @@ from vica_jax.pretrain.rooms import (
 )
 from vica_jax.pretrain.targets import (
     FAR,
+    LISTED,
+    ROOM,
     SEEN_SHARE,
+    THING,
     answer_facts,
     cell_targets,
+    list_objects,
     mention_targets,
     option_facts,
     pair_targets,
@@ -38,7 +42,7 @@ SHAPE = RoomShape(
     layout=CFG.layout,
     width=SETTINGS.film_wh[0],
     height=SETTINGS.film_wh[1],
-    groups=SETTINGS.groups,
+    groups=tuple((many, length) for many, _, length in SETTINGS.groups),
 )
 
 
@@ -254,6 +258,32 @@ def test_facts_stand_where_the_last_thing_is_named_and_at_the_end(renderer):
             assert [CATEGORIES[named[k]] for k in before[-len(told) :]] == stops
         tasks.add(question.task)
     assert {"object_rel_distance", "route_planning", "object_counting"} <= tasks
+
+
+def test_a_list_has_every_thing_once_and_the_room(room):
+    scene, C = room.scene, len(CATEGORIES)
+    shares = {"chair": 0.25}
+    rows = list_objects(scene, shares, CATEGORIES, np.random.default_rng(0))
+    assert rows.shape == (LISTED, C + THING + ROOM)
+    things = rows[rows[:, :C].any(1)]
+    assert len(things) == len(scene.boxes) and (things[:, :C].sum(1) == 1).all()
+    for row in things:
+        name = CATEGORIES[int(row[:C].argmax())]
+        (box,) = [
+            box
+            for box in scene.of(name)
+            if np.allclose(box.centre / FAR, row[C : C + 3], atol=1e-6)
+        ]
+        np.testing.assert_allclose(row[C + 3 : C + 6], box.size, atol=1e-6)
+        along = complex(*box.axes[0, :2])
+        assert complex(*row[C + 6 : C + 8]) == pytest.approx(along**2, abs=1e-6)
+        assert row[C + 8] == np.float32(shares.get(name, 1.0))
+        assert not row[C + THING :].any()
+    assert not rows[-1, : C + THING].any() and rows[-1, C + THING] == 1
+    assert rows[-1, -1] * FAR**2 == pytest.approx(scene.area, rel=1e-5)
+    other = list_objects(scene, shares, CATEGORIES, np.random.default_rng(1))
+    assert not np.array_equal(rows, other)
+    np.testing.assert_array_equal(np.sort(rows, axis=0), np.sort(other, axis=0))
 
 
 def test_pairs_lead_from_thing_to_thing(room):

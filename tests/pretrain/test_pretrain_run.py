@@ -81,9 +81,10 @@ def test_a_wrong_variant_is_named(tmp_path):
     ("changes", "said"),
     [
         ({"groups": ()}, "groups: give"),
-        ({"groups": ((3, 60), (2, 40))}, "groups: give"),
-        ({"groups": ((-1, 28),)}, "groups: give"),
-        ({"steps": 2}, "steps: 2, all of them encoder_steps"),
+        ({"groups": ((3, 3, 60), (2, 2, 40))}, "groups: give"),
+        ({"groups": ((-1, -1, 28),)}, "groups: give"),
+        ({"groups": ((2, 3, 28),)}, "groups: give"),
+        ({"steps": 2}, "steps: 2, and films_from 2"),
         ({"film_wh": (0, 0)}, "film_wh: films take even sides"),
         ({"film_wh": (193, 144)}, "film_wh: films take even sides"),
         ({"batch_size": 0}, "batch_size"),

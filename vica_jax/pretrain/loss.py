@@ -26,10 +26,21 @@ import numpy as np
 from vica_jax.models.cache import Prefix
 from vica_jax.models.vica import Vica
 from vica_jax.pretrain.settings import ObjectiveSettings, Phase
-from vica_jax.pretrain.targets import CELL, FACT, MENTION, PAIR, PLACE, POSE
+from vica_jax.pretrain.targets import (
+    ANSWER,
+    CELL,
+    FACT,
+    MENTION,
+    PAIR,
+    PLACE,
+    POSE,
+    ROOM,
+    THING,
+)
 from vica_jax.train.loss import cross_entropy
 from vica_jax.typing import Params
 
+LIST_STD = 0.1  # of fresh embeddings of listed objects
 NEAR = 0.1  # units of a target
 Arrays = dict[str, jax.Array]
 
@@ -63,7 +74,9 @@ def init_heads(objective: Objective, width: int, key: jax.Array) -> Params:
     for (name, size), own in zip(sizes.items(), keys, strict=True):
         kernel = jax.random.normal(own, (width, size), jnp.float32) * width**-0.5
         heads[name] = {"kernel": kernel, "bias": jnp.zeros(size, jnp.float32)}
-    return heads
+    shape = C + THING + ROOM, width
+    kernel = jax.random.normal(jax.random.fold_in(key, 1), shape, jnp.float32)
+    return heads | {"objects": {"kernel": LIST_STD * kernel}}
 
 
 def objective_loss(
@@ -81,19 +94,23 @@ def objective_loss(
     cells = parts["siglip_cells"] + parts.get("hiera_cells", 0.0)
     weights = objective.settings
     total = weights.cell_weight * cells
-    if phase != "encoders":
-        if phase == "apart":
+    if phase == "objects":
+        things = batch["objects"] @ heads["objects"]["kernel"]
+        kv, _ = _prefill(model, objective, params, things)
+    else:
+        if phase == "films":
             bank = jax.lax.stop_gradient(bank)
-        kv, outputs = _prefill(model, objective, params, bank, batch)
+        rows = _film_rows(model, batch)
+        kv, outputs = _prefill(model, objective, params, bank[:, rows])
         film = outputs[weights.place_layer - 1][:, len(objective.before) :]
         parts |= _place_parts(model, heads, film, batch)
-        parts |= _question_parts(model, objective, params, heads, kv, batch)
         total += weights.place_weight * (parts["places"] + parts["poses"])
-        total += weights.mention_weight * parts["mentions"]
-        total += weights.pair_weight * parts["pairs"]
-        total += weights.fact_weight * parts["facts"]
-        total += weights.option_weight * parts["options"]
-        total += weights.answer_weight * parts["answers"]
+    parts |= _question_parts(model, objective, params, heads, kv, batch)
+    total += weights.mention_weight * parts["mentions"]
+    total += weights.pair_weight * parts["pairs"]
+    total += weights.fact_weight * parts["facts"]
+    total += weights.option_weight * parts["options"]
+    total += weights.answer_weight * parts["answers"]
     return total, parts
 
 
@@ -152,26 +169,31 @@ def _cell_parts(model: Vica, heads: Params, bank: jax.Array, batch: Arrays) -> A
 
 
 # ------------------------------------------------------------------- language model
-def _prefill(
-    model: Vica, objective: Objective, params: Params, bank: jax.Array, batch: Arrays
-):
-    """Keys and values per layer, and every layer's output, of what all rows share."""
+def _film_rows(model: Vica, batch: Arrays):
+    """Rows of the bank that a film's tokens are."""
     layout, num_frames = model.cfg.layout, batch["frames"].shape[1]
     offsets = layout.bank(
         frames=num_frames, hiera_frames=layout.num_hiera_frames(num_frames)
     )
-    rows = layout.video_rows(offsets, num_frames)
+    return layout.video_rows(offsets, num_frames)
 
-    def run(module: Vica, bank: jax.Array):
-        B = bank.shape[0]
+
+def _prefill(model: Vica, objective: Objective, params: Params, seen: jax.Array):
+    """Keys and values per layer, and every layer's output, of what all rows share.
+
+    ``seen [B,N,D]`` is a film, or what stands in its place.
+    """
+
+    def run(module: Vica, seen: jax.Array):
+        B = seen.shape[0]
         text = module.llm.embed(jnp.array([objective.before]))
         text = jnp.broadcast_to(text, (B, *text.shape[1:]))
-        x = jnp.concatenate([text, bank[:, rows]], axis=1)
+        x = jnp.concatenate([text, seen], axis=1)
         positions = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
         return module.llm(x, positions)[1]
 
     kv, sown = model.apply(
-        {"params": params}, bank, method=run, mutable=["intermediates"]
+        {"params": params}, seen, method=run, mutable=["intermediates"]
     )
     return kv, _outputs(sown)
 
@@ -288,10 +310,14 @@ def _group_sums(
     names = "mentions", "pairs", "facts", "options"
     said = {name: _head(heads, name, x) for name, x in zip(names, read, strict=True)}
     kernel = _apply(model, params, method=lambda module: module.llm.output_kernel())
-    targets = group["answers"]
     B, Q, T, D = hidden.shape
-    flat = hidden.reshape(B * Q, T, D), targets.reshape(B * Q, T)
-    nll = cross_entropy(flat[0], kernel, jnp.maximum(flat[1], 0)).reshape(B, Q, T)
+    # Answers first, and no logits of the rest.
+    at = jnp.argsort(group["answers"] < 0, axis=-1, stable=True)[..., :ANSWER]
+    targets = jnp.take_along_axis(group["answers"], at, axis=2)
+    hidden = jnp.take_along_axis(hidden, at[..., None], axis=2)
+    flat = hidden.reshape(B * Q, -1, D), targets.reshape(B * Q, -1)
+    nll = cross_entropy(flat[0], kernel, jnp.maximum(flat[1], 0))
+    nll = nll.reshape(targets.shape)
     learned = (targets >= 0).astype(jnp.float32)
     named = group["mentioned"]
     which = jnp.maximum(named, 0).reshape(B, Q * T, 1)

@@ -15,10 +15,12 @@ from vica_jax.data.pixels import resize_siglip
 from vica_jax.eval.prompts import user_turn
 from vica_jax.layout import VisualLayout
 from vica_jax.pretrain.targets import (
+    ANSWER,
     FACT,
     PAIR,
     answer_facts,
     cell_targets,
+    list_objects,
     mention_targets,
     option_facts,
     pair_targets,
@@ -107,6 +109,7 @@ class RoomMaker:
             for name, seconds in (room.scene.first_seen or {}).items()
         }
         arrays["mentions"] = mention_targets(room.scene, shares, CATEGORIES)
+        arrays["objects"] = list_objects(room.scene, shares, CATEGORIES, rng)
         return arrays
 
     def _ask(self, room: "Room", rng: np.random.Generator) -> Arrays:
@@ -130,7 +133,7 @@ class RoomMaker:
             answer, _ = self._encode(f"{asked.answer}{TURN_END}")
             start, stop = len(before), len(before) + len(answer)
             for k, (count, length) in enumerate(groups):
-                if stop > length or filled[k] == count:
+                if stop > length or stop - start > ANSWER or filled[k] == count:
                     continue
                 row = filled[k]
                 arrays[f"questions/{k}"][row, :stop] = [*before, *answer]

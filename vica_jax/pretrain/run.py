@@ -23,6 +23,7 @@ from vica_jax.pretrain.rooms import (
     BEFORE,
     CATEGORIES,
     NAMES,
+    Arrays,
     RoomShape,
     training_texts,
 )
@@ -226,9 +227,8 @@ def _train(
     if step >= settings.steps:
         return state
     width, height = settings.film_wh
-    shape = RoomShape(
-        layout=cfg.layout, width=width, height=height, groups=settings.groups
-    )
+    groups = tuple((many, length) for many, _, length in settings.groups)
+    shape = RoomShape(layout=cfg.layout, width=width, height=height, groups=groups)
     save_every = settings.checkpoint.save_steps(settings.steps)
     tracker = Tracker(
         workdir,
@@ -256,12 +256,14 @@ def _train(
             compiles = phase not in programs
             if compiles:
                 programs[phase] = make_step(settings, cfg, objective, optimizer, phase)
-            alone = phase == "encoders"
-            size = settings.encoder_batch_size if alone else settings.batch_size
+            listed = phase == "objects"
+            size = settings.objects_batch_size if listed else settings.batch_size
             begun = time.perf_counter()
             made = [next(rooms) for _ in range(size)]
             wait = time.perf_counter() - begun
             batch = {name: np.stack([room[name] for room in made]) for name in made[0]}
+            if not listed:
+                batch = fewer_questions(batch, settings)
             state, metrics = programs[phase](state, batch)
             values = {name: float(x) for name, x in jax.device_get(metrics).items()}
             now = time.perf_counter()
@@ -282,6 +284,16 @@ def _train(
                 checkpoints.save(step, state, {"config": plain(settings)})
                 last = time.perf_counter()
     return state
+
+
+def fewer_questions(batch: Arrays, settings: PretrainSettings) -> Arrays:
+    """A batch with as many rows of questions as films get."""
+    fewer = dict(batch)
+    for name in batch:
+        _, _, group = name.partition("/")
+        if group:
+            fewer[name] = batch[name][:, : settings.groups[int(group)][1]]
+    return fewer
 
 
 def export(

@@ -10,10 +10,11 @@ from vica_jax.train.settings import (
     check_least,
 )
 
-Phase = Literal["encoders", "apart", "joint"]
-"""What learns from what: the encoders alone from their own losses; the language model
-too, from films that its losses do not reach back into (a fresh one would only disturb
-the encoders); all from all."""
+Phase = Literal["objects", "films", "joint"]
+"""What learns from what. ``objects``: the encoders from their own losses, and the
+language model from rooms as lists of objects; ``films``: the language model from films,
+which its losses do not reach back into (they would only disturb the encoders); then all
+from all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,13 +76,12 @@ class MuonSettings:
 class PretrainSettings:
     """One run on generated rooms.
 
-    The first ``encoder_steps`` steps train the encoders on their own losses alone,
-    with ``encoder_batch_size`` rooms each; then the language model learns beside them,
-    with ``batch_size`` rooms, and from step ``joint_from`` on all learn from all
-    (``Phase``; past ``steps``: never). ``room_seed`` decides the rooms, ``seed`` the
-    initial weights.
+    Until step ``films_from`` a room is a list of objects to the language model, with
+    ``objects_batch_size`` rooms a step; then a film, with ``batch_size`` rooms; from
+    step ``joint_from`` on all learn from all (``Phase``; past ``steps``: never).
+    ``room_seed`` decides the rooms, ``seed`` the initial weights.
     ``film_wh`` is the size of frames; ``groups`` are rows of questions per room:
-    (how many, tokens at most), shorter first.
+    (how many, how many behind a film, tokens at most), shorter first.
     """
 
     name: str
@@ -89,12 +89,12 @@ class PretrainSettings:
     room_seed: int
     seed: int
     steps: int
-    encoder_steps: int
+    films_from: int
     joint_from: int
     batch_size: int
-    encoder_batch_size: int
+    objects_batch_size: int
     film_wh: tuple[int, int]
-    groups: tuple[tuple[int, int], ...]
+    groups: tuple[tuple[int, int, int], ...]
     tokenizer: TokenizerSettings
     objective: ObjectiveSettings
     optimizer: MuonSettings
@@ -103,32 +103,33 @@ class PretrainSettings:
     log: LogSettings = field(default_factory=LogSettings)
 
     def __post_init__(self):
-        check_least(self, 1, "steps", "batch_size", "encoder_batch_size", "num_workers")
-        check_least(self, 0, "encoder_steps", "joint_from", "room_seed", "seed")
-        if self.steps <= self.encoder_steps:
+        check_least(self, 1, "steps", "batch_size", "objects_batch_size", "num_workers")
+        check_least(self, 0, "films_from", "joint_from", "room_seed", "seed")
+        if self.steps <= self.films_from:
             raise SettingsError(
-                f"steps: {self.steps}, all of them encoder_steps "
-                f"({self.encoder_steps}): the language model would not learn"
+                f"steps: {self.steps}, and films_from {self.films_from}: the language "
+                "model would never see a film"
             )
         if min(self.film_wh) < 16 or any(side % 2 for side in self.film_wh):
             raise SettingsError(
                 f"film_wh: films take even sides from 16 pixels, got {self.film_wh}"
             )
-        lengths = [length for _, length in self.groups]
+        lengths = [length for _, _, length in self.groups]
         least = min([1, *(number for group in self.groups for number in group)])
-        if not lengths or lengths != sorted(lengths) or least < 1:
+        more = any(behind > many for many, behind, _ in self.groups)
+        if not lengths or lengths != sorted(lengths) or least < 1 or more:
             raise SettingsError(
-                "groups: give (how many, tokens at most), from 1 and shorter first, "
-                f"got {self.groups}"
+                "groups: give (how many, how many of these behind a film, tokens at "
+                f"most), from 1 and shorter first, got {self.groups}"
             )
 
     def phase_of(self, step: int) -> Phase:
         """The phase of the step that follows ``step`` finished ones."""
-        if step < self.encoder_steps:
-            return "encoders"
-        return "apart" if step < self.joint_from else "joint"
+        if step < self.films_from:
+            return "objects"
+        return "films" if step < self.joint_from else "joint"
 
     def rooms_before(self, step: int) -> int:
         """How many rooms the steps before ``step`` have used."""
-        early = min(step, self.encoder_steps)
-        return early * self.encoder_batch_size + (step - early) * self.batch_size
+        early = min(step, self.films_from)
+        return early * self.objects_batch_size + (step - early) * self.batch_size

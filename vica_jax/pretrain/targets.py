@@ -16,8 +16,11 @@ from vica_jax.world.walk import Walk
 
 SEEN_SHARE = 0.004  # of a cell's pixels from which a thing counts as seen in it
 FAR = 4.0  # metres that one unit of a target stands for
+ANSWER = 24  # tokens of an answer at most
+LISTED = 16  # slots of a room as a list: its pieces, and itself
 # Numbers of each target, below.
 CELL, PLACE, MENTION, POSE, PAIR, FACT = 4, 3, 7, 6, 2, 3
+THING, ROOM = 9, 4  # numbers of one, in a list
 
 
 class CellTargets(NamedTuple):
@@ -113,6 +116,39 @@ def mention_targets(
         targets[number, 6] = first_seen.get(category, 1.0)
     assert math.isfinite(float(targets.sum()))
     return targets
+
+
+def list_objects(
+    scene: Scene,
+    first_seen: dict[str, float],
+    categories: tuple[str, ...],
+    rng: np.random.Generator,
+) -> Float32[np.ndarray, "LISTED n"]:
+    """A room as a list in place of a film: things in any order, and itself.
+
+    Of a thing: its category (one of C), centre in the room (x, y, z in units of FAR
+    metres), size (metres), cosine and sine of twice its yaw (a box turned half round is
+    the same box), and the share of the film before its category is first seen. Of the
+    room: half its sides (units of FAR metres) and its area (units of FAR^2). What is no
+    thing and not the room is 0.
+    """
+    C = len(categories)
+    rows = np.zeros((LISTED, C + THING + ROOM), np.float32)
+    for row, k in zip(rows, rng.permutation(len(scene.boxes)), strict=False):
+        box = scene.boxes[int(k)]
+        turn = 2 * math.atan2(box.axes[0, 1], box.axes[0, 0])
+        row[categories.index(box.category)] = 1.0
+        row[C : C + THING] = [
+            *box.centre / FAR,
+            *box.size,
+            math.cos(turn),
+            math.sin(turn),
+            first_seen.get(box.category, 1.0),
+        ]
+    if scene.outline is not None:
+        reach = np.ptp(scene.outline, axis=0) / 2 / FAR
+        rows[-1, C + THING :] = 1.0, *reach, scene.area / FAR**2
+    return rows
 
 
 def pair_targets(
