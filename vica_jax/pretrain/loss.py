@@ -9,9 +9,15 @@ afterwards, read off what the model should know:
 * the language model's film tokens after ``place_layer`` layers: where they are in the
   room, and the camera's pose;
 * its question tokens that name a category, after ``mention_layer`` layers: how many
-  there are of it, where, how large, and when they are first seen;
-* the last token before an answer, after ``fact_layer`` layers: what it follows from, a
-  number's logarithm or an angle; at an option of a relative distance, that distance.
+  there are of it, where, how large, and when they are first seen; after ``pair_layer``
+  layers where it lies from the thing named before it; after ``fact_layer`` layers, at
+  the last one named, what the answer follows from, a number's logarithm or an angle;
+* the last token before an answer: the same number or angle; at an option of a relative
+  distance, that distance;
+* the last token of each option, after ``option_layer`` layers: whether it is right.
+
+While a room is a list of objects (``Phase``), linear embeddings of those stand where the
+film's tokens will be. Logits are made of answers alone.
 
 Axes: B films, F frames, P film tokens, Q questions, T question tokens, C categories.
 """
