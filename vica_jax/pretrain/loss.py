@@ -16,8 +16,8 @@ afterwards, read off what the model should know:
   distance, that distance;
 * the last token of each option, after ``option_layer`` layers: whether it is right.
 
-While a room is a list of objects (``Phase``), linear embeddings of those stand where the
-film's tokens will be. Logits are made of answers alone.
+While a room is a list of objects (``Phase``), linear embeddings of those stand where
+the film's tokens will be. Logits are made of answers alone.
 
 Axes: B films, F frames, P film tokens, Q questions, T question tokens, C categories.
 """
