@@ -17,7 +17,8 @@ afterwards, read off what the model should know:
 * the last token of each option, after ``option_layer`` layers: whether it is right.
 
 While a room is a list of objects (``Phase``), linear embeddings of those stand where
-the film's tokens will be. Logits are made of answers alone.
+the film's tokens will be; while films are only read, their places and mentions count,
+and all else is of the lists. Logits are made of answers alone.
 
 Axes: B films, F frames, P film tokens, Q questions, T question tokens, C categories.
 """
@@ -48,6 +49,8 @@ from vica_jax.typing import Params
 
 LIST_STD = 0.1  # of fresh embeddings of listed objects
 NEAR = 0.1  # units of a target
+# What is read off tokens that name a category.
+MENTIONS = "mentions", "count_error", "where_error", "size_error", "when_error"
 Arrays = dict[str, jax.Array]
 
 
@@ -100,10 +103,16 @@ def objective_loss(
     cells = parts["siglip_cells"] + parts.get("hiera_cells", 0.0)
     weights = objective.settings
     total = weights.cell_weight * cells
-    if phase == "objects":
-        things = batch["objects"] @ heads["objects"]["kernel"]
+    things = batch["objects"] @ heads["objects"]["kernel"]
+
+    def ask(kv: Any) -> Arrays:
+        return _question_parts(model, objective, params, heads, kv, batch)
+
+    if phase != "joint":
         kv, _ = _prefill(model, objective, params, things)
-    else:
+        parts |= ask(kv)
+        total += weights.mention_weight * parts["mentions"]
+    if phase != "objects":
         if phase == "films":
             bank = jax.lax.stop_gradient(bank)
         rows = _film_rows(model, batch)
@@ -111,8 +120,9 @@ def objective_loss(
         film = outputs[weights.place_layer - 1][:, len(objective.before) :]
         parts |= _place_parts(model, heads, film, batch)
         total += weights.place_weight * (parts["places"] + parts["poses"])
-    parts |= _question_parts(model, objective, params, heads, kv, batch)
-    total += weights.mention_weight * parts["mentions"]
+        asked = ask(kv)
+        parts |= {name: asked[name] for name in MENTIONS} if phase == "films" else asked
+        total += weights.mention_weight * parts["mentions"]
     total += weights.pair_weight * parts["pairs"]
     total += weights.fact_weight * parts["facts"]
     total += weights.option_weight * parts["options"]

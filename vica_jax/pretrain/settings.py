@@ -12,9 +12,9 @@ from vica_jax.train.settings import (
 
 Phase = Literal["objects", "films", "joint"]
 """What learns from what. ``objects``: the encoders from their own losses, and the
-language model from rooms as lists of objects; ``films``: the language model from films,
-which its losses do not reach back into (they would only disturb the encoders); then all
-from all."""
+language model from rooms as lists of objects; ``films``: it goes on with these, and
+learns to find in films what the lists say, without reaching back into the encoders;
+``joint``: all from films and the questions about them."""
 
 
 @dataclass(frozen=True, kw_only=True)
