@@ -22,7 +22,7 @@ def get_config(arg: str | None = None) -> Config:
             "seed": 0,
             "steps": 3200,
             "films_from": 1200,
-            "joint_from": 1600,
+            "joint_from": 2000,
             "batch_size": 3,
             "objects_batch_size": 4,
             "film_wh": (192, 144),
