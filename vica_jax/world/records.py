@@ -64,6 +64,7 @@ OUR_NAMES = frozenset(
         "thinking.yaml",
         "stage2.yaml",
         "captions.json",
+        "captions.yaml",
         "test.parquet",
         "world.json",
         "videos",
@@ -201,16 +202,17 @@ class VicaFiles(JsonLists):
             ("thinking.yaml", thinking),
         ):
             if names:
-                write_text(self.folder / target, mixture_text(names))
+                text = mixture_text(dict.fromkeys(names, "all"))
+                write_text(self.folder / target, text)
 
 
-def mixture_text(names: Iterable[str]) -> str:
-    """A mixture that takes every record of some JSON files."""
+def mixture_text(strategies: Mapping[str, str]) -> str:
+    """A mixture of JSON files with the sampling strategy of each."""
     lines = ["datasets:"]
-    for name in names:
+    for name, strategy in strategies.items():
         # JSON's text in quotes is YAML's too.
         lines.append(f"  - json_path: {json.dumps(name, ensure_ascii=False)}")
-        lines.append("    sampling_strategy: all")
+        lines.append(f"    sampling_strategy: {strategy}")
     return "\n".join(lines) + "\n"
 
 
