@@ -20,9 +20,12 @@ def get_config(arg: str | None = None) -> Config:
             "variant": "world",
             "room_seed": 1,
             "seed": 0,
-            "steps": 3200,
+            "steps": 3600,
             "films_from": 1200,
             "joint_from": 2000,
+            "captions_from": 3200,
+            "captions": 1,
+            "captions_rate": 0.2,
             "batch_size": 3,
             "objects_batch_size": 4,
             "film_wh": (192, 144),
@@ -42,6 +45,8 @@ def get_config(arg: str | None = None) -> Config:
                 "fact_weight": 1.0,
                 "option_weight": 1.0,
                 "answer_weight": 3.0,
+                "caption_weight": 1.0,
+                "mark_weight": 0.3,
             },
             "optimizer": {
                 "rate": 3e-3,
@@ -73,7 +78,7 @@ def get_config(arg: str | None = None) -> Config:
 
 def smoke(config: Config) -> None:
     config.steps = 12
-    config.films_from, config.joint_from = 6, 10
+    config.films_from, config.joint_from, config.captions_from = 4, 7, 10
     config.batch_size = config.objects_batch_size = 1
     config.tokenizer.rooms = 60
     config.checkpoint.every_steps = 4

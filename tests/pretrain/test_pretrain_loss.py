@@ -1,11 +1,15 @@
 """The objective against a plain forward pass of film and question in one row."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.pretrain.small_rooms import CFG
+from vica_jax.data.example import Example, collate_training, image_medium
 from vica_jax.models.vica import Vica, init_vica
 from vica_jax.pretrain.loss import (
     Objective,
@@ -14,7 +18,7 @@ from vica_jax.pretrain.loss import (
     objective_loss,
 )
 from vica_jax.pretrain.settings import ObjectiveSettings
-from vica_jax.pretrain.targets import LISTED, ROOM, THING
+from vica_jax.pretrain.targets import CAPTION, LISTED, ROOM, THING
 
 BEFORE = (5, 6, 7)
 OBJECTIVE = Objective(
@@ -34,16 +38,19 @@ def batch():
     def questions(count, length):
         answers = np.full((2, count, length), -1)
         answers[:, :, 4:6] = rng.integers(0, 90, (2, count, 2))
+        marks = np.full((2, count, length), -1)
+        marks[:, :, [1, 6]] = rng.integers(0, 90, (2, count, 2))
         mentioned = rng.integers(-1, 3, (2, count, length))
         tokens = rng.integers(0, 90, (2, count, length))
         facts = rng.standard_normal((2, count, length, 3)).astype(np.float32)
         facts[rng.random(facts.shape) < 0.7] = np.nan
         pairs, rights = facts[..., :2] - 1, (facts[..., 2] > 0) + 0 * facts[..., 2]
-        return tokens, answers, mentioned, facts, pairs, rights
+        return tokens, answers, marks, mentioned, facts, pairs, rights
 
     arrays = {}
     for k, size in enumerate(((2, T), (1, T + 6))):
-        names = "questions", "answers", "mentioned", "facts", "pairs", "rights"
+        names = "questions", "answers", "marks", "mentioned", "facts"
+        names = *names, "pairs", "rights"
         for name, array in zip(names, questions(*size), strict=True):
             arrays[f"{name}/{k}"] = array
     cells = rng.random((2, F, 2, 2, 3, 4)).astype(np.float32)
@@ -60,7 +67,23 @@ def batch():
         "mentions": mentions,
         "objects": rng.standard_normal((2, LISTED, 3 + THING + ROOM)),
     }
+    examples = [caption(rng, length) for length in (3, 4)]
+    exact = [example.shape(CFG.layout) for example in examples]
+    shape = replace(exact[1], targets=6)
+    pairs = collate_training(examples, CFG.layout, shape)
+    arrays |= {f"{CAPTION}{name}": array[:, None] for name, array in pairs.items()}
     return {name: jnp.asarray(array) for name, array in arrays.items()}
+
+
+def caption(rng, length):
+    """A picture between two tokens and some that are labels."""
+    picture = Image.fromarray(rng.integers(0, 255, (36, 48, 3)).astype(np.uint8))
+    ids = rng.integers(0, 90, length).tolist()
+    return Example(
+        chunks=[[5, 6], ids],
+        media=[image_medium(picture, CFG.layout, "anyres")],
+        supervised=[[False] * 2, [True] * length],
+    )
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +104,7 @@ def heads():
 @pytest.fixture(scope="module")
 def result(model, params, heads, batch):
     def loss(params, heads):
-        return objective_loss(model, OBJECTIVE, params, heads, batch, phase="joint")
+        return objective_loss(model, OBJECTIVE, params, heads, batch, phase="captions")
 
     step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
     return jax.device_get(step(params, heads))
@@ -91,7 +114,7 @@ def test_answers_cost_what_they_cost_in_rows_of_their_own(model, params, batch, 
     layout = CFG.layout
     rows = layout.video_rows(layout.bank(frames=F, hiera_frames=2), F)
     before = len(BEFORE) + len(rows)
-    total, count = 0.0, 0
+    costs = {"answers": [], "marks": []}
 
     @jax.jit
     def logits(tokens, film):
@@ -106,7 +129,7 @@ def test_answers_cost_what_they_cost_in_rows_of_their_own(model, params, batch, 
         return model.apply({"params": params}, plain)[0]
 
     for k in range(2):
-        tokens, answers = batch[f"questions/{k}"], batch[f"answers/{k}"]
+        tokens = batch[f"questions/{k}"]
         for b, q in np.ndindex(tokens.shape[:2]):
             film = {
                 name: batch[name][b : b + 1]
@@ -114,11 +137,34 @@ def test_answers_cost_what_they_cost_in_rows_of_their_own(model, params, batch, 
             }
             row = np.concatenate([BEFORE, np.zeros(len(rows), int), tokens[b, q]])
             logp = jax.nn.log_softmax(logits(jnp.asarray(row), film))
-            at = np.flatnonzero(answers[b, q] >= 0)
-            total -= np.mean([logp[before + t, answers[b, q, t]] for t in at])
-            count += 1
+            for name, found in costs.items():
+                labels = batch[f"{name}/{k}"][b, q]
+                at = np.flatnonzero(labels >= 0)
+                found.append([-logp[before + t, labels[t]] for t in at])
     (_, parts), _ = result
-    assert parts["answers"] == pytest.approx(total / count, rel=1e-5)
+    answers = np.mean([np.mean(row) for row in costs["answers"]])  # rows count alike
+    assert parts["answers"] == pytest.approx(answers, rel=1e-5)
+    assert parts["marks"] == pytest.approx(np.mean(costs["marks"]), rel=1e-5)
+
+
+def test_captions_cost_what_the_stages_trainer_says(model, params, batch, result):
+    pairs = {
+        name.removeprefix(CAPTION): array.reshape(-1, *array.shape[2:])
+        for name, array in batch.items()
+        if name.startswith(CAPTION)
+    }
+    logp = jax.nn.log_softmax(model.apply({"params": params}, pairs))
+    costs = [
+        -logp[row, at, target]
+        for row in range(2)
+        for at, target in zip(
+            pairs["target_positions"][row], pairs["targets"][row], strict=True
+        )
+        if target >= 0
+    ]
+    (_, parts), _ = result
+    assert len(costs) == 3 + 4
+    assert parts["captions"] == pytest.approx(np.mean(costs), rel=1e-5)
 
 
 def test_every_part_of_the_model_and_every_head_learns(result):

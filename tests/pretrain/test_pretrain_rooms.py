@@ -6,6 +6,12 @@ import numpy as np
 import pytest
 
 from tests.pretrain.small_rooms import CFG, SETTINGS
+from vica_jax.data.media import Video
+from vica_jax.data.record import make_example
+from vica_jax.data.settings import DataSettings
+from vica_jax.data.tokenizer import load_tokenizer
+from vica_jax.data.video import VideoClip
+from vica_jax.pretrain.captions import caption_batch
 from vica_jax.pretrain.rooms import (
     CATEGORIES,
     NAMES,
@@ -19,6 +25,7 @@ from vica_jax.pretrain.rooms import (
     training_texts,
 )
 from vica_jax.pretrain.targets import (
+    CAPTION,
     FAR,
     LISTED,
     ROOM,
@@ -32,9 +39,16 @@ from vica_jax.pretrain.targets import (
     pair_targets,
     pose_targets,
 )
-from vica_jax.pretrain.words import TURN_END, name_ids, train_tokenizer
+from vica_jax.pretrain.words import (
+    TURN,
+    TURN_END,
+    name_ids,
+    train_tokenizer,
+    write_tokenizer,
+)
 from vica_jax.world.camera import Camera
 from vica_jax.world.film import LEAST_SHARE
+from vica_jax.world.records import make_record
 from vica_jax.world.render import Renderer
 from vica_jax.world.scene import SceneError
 
@@ -306,3 +320,86 @@ def test_a_room_whose_questions_fit_nowhere_is_named(tokenizer):
     maker = RoomMaker(short, tokenizer, name_ids(tokenizer, NAMES))
     with pytest.raises(SceneError, match="room5_00003: no question fits in 5 tokens"):
         maker.make(5, 3)
+
+
+# ---------------------------------------------------------------- the stages' labels
+@pytest.fixture(scope="module")
+def qwen(tokenizer, tmp_path_factory):
+    """The tokenizer as training loads it."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(tokenizer, folder)
+    return load_tokenizer(folder)
+
+
+def test_answers_and_marks_are_the_labels_of_a_stage(room, qwen):
+    """But for the words "assistant" and what stands in front of the film."""
+    shape = replace(SHAPE, groups=((8, 60), (8, 130)))
+    maker = RoomMaker(shape, qwen, name_ids(qwen, NAMES))
+    arrays = maker._ask(room, np.random.default_rng(3))
+    rng, rows = np.random.default_rng(3), {}
+    (turn,) = qwen.encode(TURN, add_special_tokens=False)
+    clip = VideoClip(
+        indices=np.arange(4),
+        times=np.arange(4.0),
+        total_frames=4,
+        avg_fps=1.0,
+        frames=room.rgb,
+        reader="array",
+    )
+    video = Video(clip=clip)
+    data = DataSettings(mixture="none", time_instruction=False)
+    for question in spread(room.questions, rng):
+        asked = asked_as(question, rng)
+        record = make_record([(f"<image>{asked.text}", asked.answer)], video="a.mp4")
+        example = make_example(
+            record,
+            tokenizer=qwen,
+            layout=SHAPE.layout,
+            settings=data,
+            read=lambda record, settings: video,
+        )
+        ids, flags = np.array(example.chunks[1]), np.array(example.supervised[1])
+        flags[np.flatnonzero(ids == turn) + 1] = False
+        rows[tuple(ids[:-1])] = np.where(flags, ids, -1)[1:]
+    compared = 0
+    for k, (count, _) in enumerate(shape.groups):
+        for row in range(count):
+            tokens = arrays[f"questions/{k}"][row]
+            answers = arrays[f"answers/{k}"][row]
+            marks = arrays[f"marks/{k}"][row]
+            if not (answers >= 0).any():
+                continue
+            assert not ((answers >= 0) & (marks >= 0)).any()
+            stop = int(np.flatnonzero(marks >= 0)[-1]) + 1
+            labels = rows[tuple(tokens[:stop])]
+            np.testing.assert_array_equal(np.maximum(answers, marks)[:stop], labels)
+            assert (np.maximum(answers, marks)[stop:] == -1).all()
+            compared += 1
+    assert compared > 10
+
+
+def test_captions_are_batches_of_the_stages(room, qwen):
+    shape = replace(SHAPE, captions=2)
+    arrays = RoomMaker(shape, qwen, name_ids(qwen, NAMES)).make(5, 3)
+    pairs = {
+        name.removeprefix(CAPTION): array
+        for name, array in arrays.items()
+        if name.startswith(CAPTION)
+    }
+    for row in range(2):
+        known = pairs["targets"][row] >= 0
+        said = qwen.decode(pairs["targets"][row][known].tolist())
+        assert "assistant" in said and said.rstrip().endswith("<|im_end|>")
+        after = pairs["tokens"][row][pairs["target_positions"][row] + 1]
+        np.testing.assert_array_equal(after[known], pairs["targets"][row][known])
+        hiera = pairs["hiera_images"][row, 0]
+        assert any((hiera == frame).all() for frame in room.rgb)
+    again = RoomMaker(shape, qwen, name_ids(qwen, NAMES)).make(5, 4)
+    assert {n: a.shape for n, a in again.items()} == {
+        n: a.shape for n, a in arrays.items()
+    }
+
+
+def test_too_many_captions_are_refused(room, qwen):
+    with pytest.raises(SceneError, match=r"^room5_00003: \d of its frames have"):
+        caption_batch(room, SHAPE.layout, qwen, 9, np.random.default_rng(0))

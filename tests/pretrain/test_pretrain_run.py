@@ -48,8 +48,8 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(whole, tmp_path, monkeypatch
     assert not again
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     steps = [json.loads(line) for line in lines]
-    assert [s["step"] for s in steps if "loss" in s] == [1, 2, 3, 4]
-    assert [s["rooms"] for s in steps if "loss" in s] == [2, 4, 5, 6]
+    assert [s["step"] for s in steps if "loss" in s] == [1, 2, 3, 4, 5]
+    assert [s["rooms"] for s in steps if "loss" in s] == [2, 4, 5, 6, 7]
 
 
 @pytest.mark.slow

@@ -35,8 +35,10 @@ from vica_jax.models.vica import Vica
 from vica_jax.pretrain.settings import ObjectiveSettings, Phase
 from vica_jax.pretrain.targets import (
     ANSWER,
+    CAPTION,
     CELL,
     FACT,
+    MARKS,
     MENTION,
     PAIR,
     PLACE,
@@ -44,7 +46,7 @@ from vica_jax.pretrain.targets import (
     ROOM,
     THING,
 )
-from vica_jax.train.loss import cross_entropy
+from vica_jax.train.loss import batch_nll, cross_entropy
 from vica_jax.typing import Params
 
 LIST_STD = 0.1  # of fresh embeddings of listed objects
@@ -127,7 +129,23 @@ def objective_loss(
     total += weights.fact_weight * parts["facts"]
     total += weights.option_weight * parts["options"]
     total += weights.answer_weight * parts["answers"]
+    marks = parts.pop("marks")
+    if phase == "captions":
+        parts |= {"marks": marks, "captions": _caption_part(model, params, batch)}
+        total += weights.mark_weight * marks
+        total += weights.caption_weight * parts["captions"]
     return total, parts
+
+
+def _caption_part(model: Vica, params: Params, batch: Arrays) -> jax.Array:
+    """What the stages' trainer minimises, of the captions ``[B,n,...]``."""
+    pairs: Any = {
+        name.removeprefix(CAPTION): array.reshape(-1, *array.shape[2:])
+        for name, array in batch.items()
+        if name.startswith(CAPTION)
+    }
+    nll = batch_nll(model, params, pairs)
+    return nll.sum() / jnp.maximum((pairs["targets"] >= 0).sum(), 1)
 
 
 def _apply(model: Vica, params: Params, *inputs: Any, method: Any) -> Any:
@@ -267,7 +285,7 @@ def _question_parts(
         group = {
             name: batch[f"{name}/{k}"]
             for name in (
-                *("questions", "answers", "mentioned"),
+                *("questions", "answers", "marks", "mentioned"),
                 *("pairs", "facts", "rights"),
             )
         }
@@ -280,6 +298,7 @@ def _question_parts(
 
     parts = {
         "answers": mean("nll", "answers"),
+        "marks": mean("mark", "marks"),
         "count_error": mean("count", "there"),
         "where_error": mean("where", "alone"),
         "size_error": mean("size", "alone"),
@@ -326,15 +345,12 @@ def _group_sums(
     names = "mentions", "pairs", "facts", "options"
     said = {name: _head(heads, name, x) for name, x in zip(names, read, strict=True)}
     kernel = _apply(model, params, method=lambda module: module.llm.output_kernel())
-    B, Q, T, D = hidden.shape
-    # Answers first, and no logits of the rest.
-    at = jnp.argsort(group["answers"] < 0, axis=-1, stable=True)[..., :ANSWER]
-    targets = jnp.take_along_axis(group["answers"], at, axis=2)
-    hidden = jnp.take_along_axis(hidden, at[..., None], axis=2)
-    flat = hidden.reshape(B * Q, -1, D), targets.reshape(B * Q, -1)
-    nll = cross_entropy(flat[0], kernel, jnp.maximum(flat[1], 0))
-    nll = nll.reshape(targets.shape)
-    learned = (targets >= 0).astype(jnp.float32)
+    B, Q, T, _ = hidden.shape
+    told = group["answers"], group["marks"]
+    (nll, learned), (mark, marked) = (
+        _told_nll(hidden, kernel, ids, most)
+        for ids, most in zip(told, (ANSWER, MARKS), strict=True)
+    )
     named = group["mentioned"]
     which = jnp.maximum(named, 0).reshape(B, Q * T, 1)
     asked = jnp.take_along_axis(group["mentions"], which, axis=1)
@@ -349,9 +365,11 @@ def _group_sums(
     there = (named >= 0) * asked[..., 0]
     alone = (named >= 0) * asked[..., 2]
     tokens = learned.sum(-1)
-    nll = (nll * learned).sum(-1) / jnp.maximum(tokens, 1)  # answers count alike
+    nll = nll.sum(-1) / jnp.maximum(tokens, 1)  # answers count alike
     return {
         "nll": nll.sum(),
+        "mark": mark.sum(),
+        "marks": marked.sum(),
         "answers": (tokens > 0).astype(jnp.float32).sum(),
         "there": there.sum(),
         "alone": alone.sum(),
@@ -368,6 +386,21 @@ def _group_sums(
         "options": judged.sum(),
         "option": wrong.sum(),
     }
+
+
+def _told_nll(
+    hidden: jax.Array, kernel: jax.Array, ids: jax.Array, most: int
+) -> tuple[jax.Array, jax.Array]:
+    """Of each row's first ``most`` labels in ``ids [B,Q,T]`` (-1: none) the negative
+    log-likelihoods, and which are there; no logits of the rest."""
+    B, Q, _, D = hidden.shape
+    at = jnp.argsort(ids < 0, axis=-1, stable=True)[..., :most]
+    targets = jnp.take_along_axis(ids, at, axis=2)
+    hidden = jnp.take_along_axis(hidden, at[..., None], axis=2)
+    flat = hidden.reshape(B * Q, -1, D), targets.reshape(B * Q, -1)
+    nll = cross_entropy(flat[0], kernel, jnp.maximum(flat[1], 0))
+    learned = (targets >= 0).astype(jnp.float32)
+    return nll.reshape(targets.shape) * learned, learned
 
 
 def _known_gaps(values: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -14,8 +14,10 @@ from vica_jax.data.conversation import SYSTEM
 from vica_jax.data.pixels import resize_siglip
 from vica_jax.eval.prompts import user_turn
 from vica_jax.layout import VisualLayout
+from vica_jax.pretrain.captions import caption_batch
 from vica_jax.pretrain.targets import (
     ANSWER,
+    CAPTION,
     FACT,
     PAIR,
     answer_facts,
@@ -41,7 +43,7 @@ from vica_jax.world.render import Renderer
 from vica_jax.world.scene import Scene, SceneError
 from vica_jax.world.walk import Walk, make_walk
 
-ASK, PHRASE = 100, 101  # streams of the seed
+ASK, PHRASE, SHOW = 100, 101, 102  # streams of the seed
 TOLD = 4
 CATEGORIES = tuple(CATALOGUE)
 NAMES = tuple((name, plural(name)) for name in CATEGORIES)
@@ -74,13 +76,15 @@ def asked_as(question: Question, rng: np.random.Generator) -> Asked:
 @dataclass(frozen=True, kw_only=True)
 class RoomShape:
     """Sizes of an example: frames by the layout, the film's ``width`` and ``height``
-    in pixels, and ``groups`` of questions: (how many, tokens at most), shorter first.
+    in pixels, ``groups`` of questions: (how many, tokens at most), shorter first; and
+    ``captions``, the number of its frames that come with one.
     """
 
     layout: VisualLayout
     width: int
     height: int
     groups: tuple[tuple[int, int], ...]
+    captions: int = 0
 
 
 class RoomMaker:
@@ -89,6 +93,8 @@ class RoomMaker:
     def __init__(self, shape: RoomShape, tokenizer: Any, named: Mapping[int, int]):
         self.shape, self.tokenizer, self.named = shape, tokenizer, named
         self.renderer = Renderer(Camera(width=shape.width, height=shape.height))
+        (self.line,), _ = self._encode("\n")
+        self.always = [*self._encode(f"{TURN}{TURN_END}")[0], self.line]
 
     def make(self, seed: int, number: int) -> Arrays:
         """The example's arrays (``pretrain.loss`` reads them)."""
@@ -110,6 +116,10 @@ class RoomMaker:
         }
         arrays["mentions"] = mention_targets(room.scene, shares, CATEGORIES)
         arrays["objects"] = list_objects(room.scene, shares, CATEGORIES, rng)
+        if count := self.shape.captions:
+            rng = np.random.default_rng([seed, SHOW, number])
+            pairs: Any = caption_batch(room, layout, self.tokenizer, count, rng)
+            arrays |= {f"{CAPTION}{name}": array for name, array in pairs.items()}
         return arrays
 
     def _ask(self, room: "Room", rng: np.random.Generator) -> Arrays:
@@ -117,7 +127,10 @@ class RoomMaker:
         groups = self.shape.groups
         arrays: Arrays = {
             f"{name}/{k}": np.full(size, fill, np.int32)
-            for name, fill in (("questions", 0), ("answers", -1), ("mentioned", -1))
+            for name, fill in (
+                *(("questions", 0), ("answers", -1)),
+                *(("marks", -1), ("mentioned", -1)),
+            )
             for k, size in enumerate(groups)
         }
         for k, size in enumerate(groups):
@@ -138,6 +151,10 @@ class RoomMaker:
                 row = filled[k]
                 arrays[f"questions/{k}"][row, :stop] = [*before, *answer]
                 arrays[f"answers/{k}"][row, start - 1 : stop - 1] = answer
+                after = np.array([*before[1:], answer[0], *answer[1:], self.line])
+                marks = np.where(np.isin(after, self.always), after, -1)
+                marks[start - 1 : stop - 1] = -1
+                arrays[f"marks/{k}"][row, :stop] = marks
                 named = [self.named.get(token, -1) for token in before]
                 arrays[f"mentioned/{k}"][row, :start] = named
                 own = row_targets(room.scene, question, asked.text, named, ends)

@@ -154,10 +154,19 @@ def make_tokenizer(settings: PretrainSettings, folder: Path) -> None:
 
 
 def schedule_of(settings: PretrainSettings) -> Schedule:
-    """The factor of both rates: the stages' warm-up and cosine."""
+    """The factor of both rates: the stages' warm-up and cosine, and the same again
+    for captions."""
     ratio = settings.optimizer.warmup_ratio
     shape = OptimizerSettings(rates={}, warmup_ratio=ratio)
-    return make_schedule(shape, settings.steps)
+    border = min(settings.captions_from, settings.steps)
+    before = make_schedule(shape, border)
+    after = make_schedule(shape, settings.steps - border)
+
+    def factor(step: jax.Array) -> jax.Array:
+        again = settings.captions_rate * after(step - border)
+        return jnp.where(step < border, before(step), again)
+
+    return factor
 
 
 def initial_params(
@@ -228,7 +237,13 @@ def _train(
         return state
     width, height = settings.film_wh
     groups = tuple((many, length) for many, _, length in settings.groups)
-    shape = RoomShape(layout=cfg.layout, width=width, height=height, groups=groups)
+    shape = RoomShape(
+        layout=cfg.layout,
+        width=width,
+        height=height,
+        groups=groups,
+        captions=settings.captions,
+    )
     save_every = settings.checkpoint.save_steps(settings.steps)
     tracker = Tracker(
         workdir,

@@ -1,6 +1,6 @@
 """Settings of training on generated rooms; ``configs/world_pretrain.py`` fills them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from vica_jax.train.settings import (
@@ -10,11 +10,12 @@ from vica_jax.train.settings import (
     check_least,
 )
 
-Phase = Literal["objects", "films", "joint"]
+Phase = Literal["objects", "films", "joint", "captions"]
 """What learns from what. ``objects``: the encoders from their own losses, and the
 language model from rooms as lists of objects; ``films``: it goes on with these, and
 learns to find in films what the lists say, without reaching back into the encoders;
-``joint``: all from films and the questions about them."""
+``joint``: all from films and the questions about them; ``captions``: beside these
+pictures with captions, and what the stages' trainer takes for labels in every turn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +44,14 @@ class ObjectiveSettings:
     fact_weight: float = 1.0
     option_weight: float = 1.0
     answer_weight: float = 1.0
+    caption_weight: float = 1.0
+    mark_weight: float = 1.0
 
     def __post_init__(self):
         check_least(self, 1, *self.layers())
-        for name in ("cell", "place", "mention", "pair", "fact", "option", "answer"):
-            check_least(self, 0.0, f"{name}_weight")
+        for one in fields(self):
+            if one.name.endswith("_weight"):
+                check_least(self, 0.0, one.name)
 
     @staticmethod
     def layers() -> tuple[str, ...]:
@@ -78,7 +82,9 @@ class PretrainSettings:
 
     Until step ``films_from`` a room is a list of objects to the language model, with
     ``objects_batch_size`` rooms a step; then a film, with ``batch_size`` rooms; from
-    step ``joint_from`` on all learn from all (``Phase``; past ``steps``: never).
+    step ``joint_from`` on all learn from all, from ``captions_from`` on also from
+    ``captions`` pictures of each room (``Phase``; past ``steps``: never). Rates rise
+    and fall until then, and once more, to ``captions_rate`` of their height, for these.
     ``room_seed`` decides the rooms, ``seed`` the initial weights.
     ``film_wh`` is the size of frames; ``groups`` are rows of questions per room:
     (how many, how many behind a film, tokens at most), shorter first.
@@ -91,6 +97,9 @@ class PretrainSettings:
     steps: int
     films_from: int
     joint_from: int
+    captions_from: int
+    captions: int
+    captions_rate: float
     batch_size: int
     objects_batch_size: int
     film_wh: tuple[int, int]
@@ -105,6 +114,8 @@ class PretrainSettings:
     def __post_init__(self):
         check_least(self, 1, "steps", "batch_size", "objects_batch_size", "num_workers")
         check_least(self, 0, "films_from", "joint_from", "room_seed", "seed")
+        check_least(self, 1, "captions_from", "captions")
+        check_least(self, 0.0, "captions_rate")
         if self.steps <= self.films_from:
             raise SettingsError(
                 f"steps: {self.steps}, and films_from {self.films_from}: the language "
@@ -127,7 +138,9 @@ class PretrainSettings:
         """The phase of the step that follows ``step`` finished ones."""
         if step < self.films_from:
             return "objects"
-        return "films" if step < self.joint_from else "joint"
+        if step < self.joint_from:
+            return "films"
+        return "joint" if step < self.captions_from else "captions"
 
     def rooms_before(self, step: int) -> int:
         """How many rooms the steps before ``step`` have used."""

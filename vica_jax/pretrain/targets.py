@@ -17,6 +17,8 @@ from vica_jax.world.walk import Walk
 SEEN_SHARE = 0.004  # of a cell's pixels from which a thing counts as seen in it
 FAR = 4.0  # metres that one unit of a target stands for
 ANSWER = 24  # tokens of an answer at most
+MARKS = 12  # newlines and ends of turns in a question at most; the rest is left out
+CAPTION = "caption."  # begins the names of a caption's arrays
 LISTED = 16  # slots of a room as a list: its pieces, and itself
 # Numbers of each target, below.
 CELL, PLACE, MENTION, POSE, PAIR, FACT = 4, 3, 7, 6, 2, 3
