@@ -136,13 +136,10 @@ def small(config: Config) -> None:
     python -m scripts.make_world --rooms=1000 --seed=1 --out=world
     python -m scripts.pretrain_world --config=configs/world_pretrain.py \\
         --workdir=runs/world_pretrain
-    python -m scripts.train --config=configs/world_captions.py \\
-        --workdir=runs/world_captions
     """
     stage = config.name.removeprefix("vica2_").split("_")[0]
     before = {
-        "world": "world_pretrain",
-        "stage1": "world_captions",
+        "stage1": "world_pretrain",
         "stage2": "vica2_stage1_small",
         "stage3": "vica2_stage2_small",
         "stage4": "vica2_stage3_small",
@@ -152,12 +149,14 @@ def small(config: Config) -> None:
     config.init_from = f"runs/{before[stage]}/export"
     config.dtype = "float32"
     config.context_length = 1536
-    config.max_steps = SMALL_STEPS[stage]
+    config.max_steps = {"stage1": 60, "stage2": 150, "stage3": 400, "stage4": 150}[
+        stage
+    ]
     config.global_batch_size = config.per_device_batch_size = 8
     config.mesh.data, config.mesh.fsdp = 1, -1
     config.frame_chunk = 128
     config.remat = "none"
-    if stage not in ("world", "stage1"):
+    if stage != "stage1":
         # Rates of a model with thousands of times the parameters are too low here.
         config.optimizer.rates = ConfigDict({"base": 2e-4, "siglip": 1e-4})
     config.optimizer.b2 = 0.98
@@ -180,9 +179,7 @@ def small(config: Config) -> None:
 
 
 SMALL_DATA = "world"
-SMALL_STEPS = {"world": 400, "stage1": 60, "stage2": 150, "stage3": 400, "stage4": 150}
 SMALL_MIXTURES = {
-    "world": "captions.yaml",
     "stage1": "captions.json",
     "stage2": "stage2.yaml",
     "stage3": "mixture.yaml",

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from PIL import Image
 
 from vica_jax.world.film import first_seen, read_film
 from vica_jax.world.folder import WorldError, WorldSettings
 from vica_jax.world.generate import make_scene
-from vica_jax.world.make import make_rooms, write_mixtures
+from vica_jax.world.make import make_rooms
 from vica_jax.world.scene import SceneError
 from vica_jax.world.scene_file import read_scenes
 
@@ -86,29 +85,6 @@ def test_captions_name_their_images(world):
             assert image.size == (48, 36)
         assert len(pair["conversations"]) == 2
     assert "captions.json" in (world / "stage2.yaml").read_text()
-
-
-@pytest.mark.parametrize(
-    ("captions", "share"), [(400, "40%"), (1, "1%"), (9000, "100%"), (0, "1%")]
-)
-def test_captions_go_with_as_many_questions(tmp_path, captions, share):
-    questions = {"w/base/a.json": 900, "w/base/b.json": 100, "w/complex/c.json": 7}
-    write_mixtures(tmp_path, {"captions.json": captions}, questions)
-    found = {
-        name: {
-            entry["json_path"]: entry["sampling_strategy"]
-            for entry in yaml.safe_load((tmp_path / name).read_text())["datasets"]
-        }
-        for name in ("captions.yaml", "stage2.yaml")
-    }
-    assert found == {
-        "captions.yaml": {
-            "captions.json": "all",
-            "w/base/a.json": f"random:{share}",
-            "w/base/b.json": f"random:{share}",
-        },
-        "stage2.yaml": {"captions.json": "all", "w/complex/c.json": "all"},
-    }
 
 
 def test_processes_and_the_command_give_the_same_bytes(world, tmp_path):

@@ -199,7 +199,7 @@ def test_mixture_text_keeps_odd_names(tmp_path):
     (tmp_path / name).write_text(
         '[{"conversations": [{"from": "human", "value": "a"}]}]'
     )
-    (tmp_path / "m.yaml").write_text(mixture_text({name: "all"}))
+    (tmp_path / "m.yaml").write_text(mixture_text([name]))
     assert len(read_mixture(tmp_path / "m.yaml", seed=0)) == 1
 
 
@@ -254,5 +254,5 @@ def test_datasets_do_not_take_the_place_of_our_files(name):
 
 def test_mixtures_name_files_in_any_script():
     names = ["\U0001f600/base/room_size.json", 'a"b\\\u00e9/thinking.json']
-    found = yaml.safe_load(mixture_text(dict.fromkeys(names, "all")))["datasets"]
+    found = yaml.safe_load(mixture_text(names))["datasets"]
     assert [entry["json_path"] for entry in found] == names

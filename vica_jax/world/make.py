@@ -4,8 +4,7 @@
     <out>/films/<room>.json              camera poses, visible pixels (``film``)
     <out>/videos/world/<room>.mp4
     <out>/images/world/<room>_<frame>.png   frames with a caption
-    <out>/world/..., mixture.yaml, thinking.yaml
-    <out>/captions.json, captions.yaml, stage2.yaml
+    <out>/world/..., mixture.yaml, thinking.yaml, captions.json, stage2.yaml,
     <out>/vsibench/...                   questions and records (``records``)
     <out>/world.json                     settings and counts, written last
 
@@ -21,7 +20,7 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -270,28 +269,11 @@ def _merge(out: Path, settings: WorldSettings) -> WorldReport:
             raise WorldError(f"no room could be made; the first: {report.problems[0]}")
     vica.finish()
     report.counts = dict(sorted({**vica.counts, **pairs.counts}.items()))
-    if pairs.counts:
-        write_mixtures(out, pairs.counts, vica.counts)
+    if pairs.counts:  # as stage 2: pictures and dialogues, the questions come after it
+        told = [name for name in vica.counts if "/complex/" in name]
+        write_text(out / "stage2.yaml", mixture_text([*pairs.counts, *told]))
     if bench.count:
         report.counts["vsibench/test.parquet"] = bench.count
     report.seconds = round(report.seconds, 6)
     report.missing = dict(sorted(missing.items()))
     return report
-
-
-def write_mixtures(
-    out: Path, captions: Mapping[str, int], questions: Mapping[str, int]
-) -> None:
-    """``stage2.yaml``: pictures and dialogues, the questions come after it;
-    ``captions.yaml``: pictures and as many questions."""
-    pairs = dict.fromkeys(captions, "all")
-    told = [name for name in questions if "/complex/" in name]
-    text = mixture_text(pairs | dict.fromkeys(told, "all"))
-    write_text(out / "stage2.yaml", text)
-    base = [name for name in questions if "/base/" in name]
-    if not base:
-        return
-    asked = sum(questions[name] for name in base)
-    percent = round(100 * sum(captions.values()) / asked)
-    share = f"random:{min(max(percent, 1), 100)}%"
-    write_text(out / "captions.yaml", mixture_text(pairs | dict.fromkeys(base, share)))

@@ -64,7 +64,6 @@ OUR_NAMES = frozenset(
         "thinking.yaml",
         "stage2.yaml",
         "captions.json",
-        "captions.yaml",
         "test.parquet",
         "world.json",
         "videos",
@@ -202,17 +201,16 @@ class VicaFiles(JsonLists):
             ("thinking.yaml", thinking),
         ):
             if names:
-                text = mixture_text(dict.fromkeys(names, "all"))
-                write_text(self.folder / target, text)
+                write_text(self.folder / target, mixture_text(names))
 
 
-def mixture_text(strategies: Mapping[str, str]) -> str:
-    """A mixture of JSON files with the sampling strategy of each."""
+def mixture_text(names: Iterable[str]) -> str:
+    """A mixture that takes every record of some JSON files."""
     lines = ["datasets:"]
-    for name, strategy in strategies.items():
+    for name in names:
         # JSON's text in quotes is YAML's too.
         lines.append(f"  - json_path: {json.dumps(name, ensure_ascii=False)}")
-        lines.append(f"    sampling_strategy: {strategy}")
+        lines.append("    sampling_strategy: all")
     return "\n".join(lines) + "\n"
 
 
