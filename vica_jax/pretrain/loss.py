@@ -18,7 +18,7 @@ afterwards, read off what the model should know:
 
 While a room is a list of objects (``Phase``), linear embeddings of those stand where
 the film's tokens will be; while films are only read, their places and mentions count,
-and all else is of the lists. Logits are made of answers alone.
+and all else is of the lists. Logits are made of labels alone.
 
 Axes: B films, F frames, P film tokens, Q questions, T question tokens, C categories.
 """
@@ -110,7 +110,7 @@ def objective_loss(
     def ask(kv: Any) -> Arrays:
         return _question_parts(model, objective, params, heads, kv, batch)
 
-    if phase != "joint":
+    if phase in ("objects", "films"):
         kv, _ = _prefill(model, objective, params, things)
         parts |= ask(kv)
         total += weights.mention_weight * parts["mentions"]
