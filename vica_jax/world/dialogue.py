@@ -72,17 +72,7 @@ ANSWERS: dict[str, tuple[str, ...]] = {
         "In order of their first appearance: {option}.",
     ),
 }
-SPOKEN = (  # tasks that dialogues ask
-    "object_counting",
-    "object_abs_distance",
-    "object_size_estimation",
-    "room_size_estimation",
-    "object_rel_distance",
-    "object_rel_direction_easy",
-    "object_rel_direction_medium",
-    "object_rel_direction_hard",
-    "obj_appearance_order",
-)
+UNSPOKEN = frozenset({"route_planning", "triangular_positional_relationship"})
 
 
 def ask_aloud(question: Question) -> str:
@@ -109,7 +99,7 @@ def converse(
     less. ``questions`` are of this room."""
     by_task: dict[str, list[Question]] = {}
     for question in questions:
-        if question.task in SPOKEN:
+        if question.task not in UNSPOKEN:
             by_task.setdefault(question.task, []).append(question)
     most = int(rng.integers(TASKS_APART[0], TASKS_APART[1] + 1))
     turns: Turns = []
