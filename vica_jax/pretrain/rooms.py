@@ -95,6 +95,7 @@ class RoomMaker:
         self.renderer = Renderer(Camera(width=shape.width, height=shape.height))
         (self.line,), _ = self._encode("\n")
         self.always = [*self._encode(f"{TURN}{TURN_END}")[0], self.line]
+        self.header = len(self._encode(AFTER.rpartition(TURN)[2])[0])
 
     def make(self, seed: int, number: int) -> Arrays:
         """The example's arrays (``pretrain.loss`` reads them)."""
@@ -153,6 +154,7 @@ class RoomMaker:
                 arrays[f"answers/{k}"][row, start - 1 : stop - 1] = answer
                 after = np.array([*before[1:], answer[0], *answer[1:], self.line])
                 marks = np.where(np.isin(after, self.always), after, -1)
+                marks[start - 1 - self.header : start - 1] = before[-self.header :]
                 marks[start - 1 : stop - 1] = -1
                 arrays[f"marks/{k}"][row, :stop] = marks
                 named = [self.named.get(token, -1) for token in before]
