@@ -62,7 +62,7 @@ ONLY_IN = {
     "grain": "data train",
     "decord": "data",
     "av": "data world scripts",
-    "PIL": "data eval world pretrain.captions scripts",
+    "PIL": "data eval world pretrain.texts scripts",
     "ml_collections": "config configs scripts",
     "absl": "scripts configs data.loader",
     "pickle": "",

@@ -37,6 +37,7 @@ SETTINGS = PretrainSettings(
     joint_from=3,
     captions_from=4,
     captions=1,
+    records=1,
     captions_rate=0.5,
     batch_size=1,
     objects_batch_size=2,

@@ -71,6 +71,10 @@ def batch():
     exact = [example.shape(CFG.layout) for example in examples]
     shape = replace(exact[1], targets=6)
     pairs = collate_training(examples, CFG.layout, shape)
+    told, taught = rng.integers(0, 90, (2, 2, 2, 7))
+    taught[:, :, 5:] = -1
+    taught[0, 1, :3] = -1
+    arrays |= {"told": told, "taught": taught}
     arrays |= {f"{CAPTION}{name}": array[:, None] for name, array in pairs.items()}
     return {name: jnp.asarray(array) for name, array in arrays.items()}
 
@@ -110,37 +114,45 @@ def result(model, params, heads, batch):
     return jax.device_get(step(params, heads))
 
 
-def test_answers_cost_what_they_cost_in_rows_of_their_own(model, params, batch, result):
+@pytest.fixture(scope="module")
+def plain(model, params, batch):
+    """``(b, tokens) -> log-probabilities [T,V]`` behind film b, as one sequence."""
     layout = CFG.layout
     rows = layout.video_rows(layout.bank(frames=F, hiera_frames=2), F)
     before = len(BEFORE) + len(rows)
-    costs = {"answers": [], "marks": []}
 
     @jax.jit
     def logits(tokens, film):
+        index = [-1] * len(BEFORE) + rows.tolist() + [-1] * (len(tokens) - before)
         plain = {
             "tokens": tokens[None],
-            "visual_index": jnp.array(
-                [[-1] * len(BEFORE) + rows.tolist() + [-1] * (len(tokens) - before)]
-            ),
+            "visual_index": jnp.array([index]),
             "lengths": jnp.array([len(tokens)]),
             **film,
         }
         return model.apply({"params": params}, plain)[0]
 
+    def behind(b, tokens):
+        film = {
+            name: batch[name][b : b + 1]
+            for name in ("frames", "hiera_frames", "hiera_frame_sizes")
+        }
+        row = np.concatenate([BEFORE, np.zeros(len(rows), int), tokens])
+        return jax.nn.log_softmax(logits(jnp.asarray(row), film)[before:])
+
+    return behind
+
+
+def test_answers_cost_what_they_cost_in_rows_of_their_own(batch, plain, result):
+    costs = {"answers": [], "marks": []}
     for k in range(2):
         tokens = batch[f"questions/{k}"]
         for b, q in np.ndindex(tokens.shape[:2]):
-            film = {
-                name: batch[name][b : b + 1]
-                for name in ("frames", "hiera_frames", "hiera_frame_sizes")
-            }
-            row = np.concatenate([BEFORE, np.zeros(len(rows), int), tokens[b, q]])
-            logp = jax.nn.log_softmax(logits(jnp.asarray(row), film))
+            logp = plain(b, tokens[b, q])
             for name, found in costs.items():
                 labels = batch[f"{name}/{k}"][b, q]
                 at = np.flatnonzero(labels >= 0)
-                found.append([-logp[before + t, labels[t]] for t in at])
+                found.append([-logp[t, labels[t]] for t in at])
     (_, parts), _ = result
     answers = np.mean([np.mean(row) for row in costs["answers"]])  # rows count alike
     assert parts["answers"] == pytest.approx(answers, rel=1e-5)
@@ -165,6 +177,17 @@ def test_captions_cost_what_the_stages_trainer_says(model, params, batch, result
     (_, parts), _ = result
     assert len(costs) == 3 + 4
     assert parts["captions"] == pytest.approx(np.mean(costs), rel=1e-5)
+
+
+def test_records_cost_what_a_plain_pass_says(batch, plain, result):
+    costs = []
+    for b, row in np.ndindex(2, 2):
+        logp = plain(b, batch["told"][b, row])
+        taught = np.asarray(batch["taught"][b, row])
+        costs += [-logp[at, taught[at]] for at in np.flatnonzero(taught >= 0)]
+    (_, parts), _ = result
+    assert len(costs) == 4 * 5 - 3
+    assert parts["records"] == pytest.approx(np.mean(costs), rel=1e-5)
 
 
 def test_every_part_of_the_model_and_every_head_learns(result):

@@ -11,7 +11,6 @@ from vica_jax.data.record import make_example
 from vica_jax.data.settings import DataSettings
 from vica_jax.data.tokenizer import load_tokenizer
 from vica_jax.data.video import VideoClip
-from vica_jax.pretrain.captions import caption_batch
 from vica_jax.pretrain.rooms import (
     CATEGORIES,
     NAMES,
@@ -39,6 +38,7 @@ from vica_jax.pretrain.targets import (
     pair_targets,
     pose_targets,
 )
+from vica_jax.pretrain.texts import TEXT, caption_batch, told_rows
 from vica_jax.pretrain.words import (
     TURN_END,
     name_ids,
@@ -47,8 +47,10 @@ from vica_jax.pretrain.words import (
 )
 from vica_jax.world.camera import Camera
 from vica_jax.world.film import LEAST_SHARE
+from vica_jax.world.interview import tell
 from vica_jax.world.records import make_record
 from vica_jax.world.render import Renderer
+from vica_jax.world.room import Room
 from vica_jax.world.scene import SceneError
 
 SHAPE = RoomShape(
@@ -400,3 +402,49 @@ def test_captions_are_batches_of_the_stages(room, qwen):
 def test_too_many_captions_are_refused(room, qwen):
     with pytest.raises(SceneError, match=r"^room5_00003: \d of its frames have"):
         caption_batch(room, SHAPE.layout, qwen, 9, np.random.default_rng(0))
+
+
+def test_told_records_are_those_of_the_stages(room, qwen):
+    """Tokens and labels behind the film, of every kind that is told."""
+    told, taught = told_rows(room, qwen, 3, np.random.default_rng(7))
+    assert told.shape == taught.shape == (3, TEXT)
+    clip = VideoClip(
+        indices=np.arange(4),
+        times=np.arange(4.0),
+        total_frames=4,
+        avg_fps=1.0,
+        frames=room.rgb,
+        reader="array",
+    )
+    data = DataSettings(mixture="none", time_instruction=False)
+    rng = np.random.default_rng(7)
+    kinds = tell(Room(room.scene, room.hidden), room.questions, rng, thoughts=1)
+    examples = {}
+    for _, turns in kinds:
+        example = make_example(
+            make_record(turns, video="a.mp4"),
+            tokenizer=qwen,
+            layout=SHAPE.layout,
+            settings=data,
+            read=lambda record, settings: Video(clip=clip),
+        )
+        ids, flags = example.chunks[1], np.array(example.supervised[1])
+        examples[tuple(ids)] = np.where(flags, ids, -1)[1:]
+    for tokens, labels in zip(told, taught, strict=True):
+        (ids,) = [ids for ids in examples if tokens[: len(ids)].tolist() == list(ids)]
+        assert (labels[: len(ids) - 1] == examples.pop(ids)).all()
+        assert (labels[len(ids) - 1 :] == -1).all() and (labels >= 0).sum() > 20
+
+
+def test_too_many_records_are_refused(room, qwen):
+    with pytest.raises(SceneError, match=r"^room5_00003: \d records about its film"):
+        told_rows(room, qwen, 9, np.random.default_rng(0))
+
+
+def test_texts_begin_where_they_are_learned(qwen):
+    shape = replace(SHAPE, captions=1, records=1, texts_from=3)
+    maker = RoomMaker(shape, qwen, name_ids(qwen, NAMES))
+    before, after = maker.make(5, 2), maker.make(5, 3)
+    more = after.keys() - before.keys()
+    assert {"told", "taught"} < more and any(name.startswith(CAPTION) for name in more)
+    assert all(after[name].shape == before[name].shape for name in before)

@@ -22,7 +22,7 @@ second epoch has it twice).
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -169,7 +169,6 @@ def make_example(
         are missing, unreadable or too large. TokenizerError: not a Qwen2 tokenizer.
     """
     turns = _turns(record, time_instruction=settings.time_instruction)
-    always = always_supervised(tokenizer)
     opened = read(record, settings)
     media: list[Medium] = []
     if isinstance(opened, Video):
@@ -186,18 +185,32 @@ def make_example(
         )
     if media:
         turns = [turn._replace(text=_place_tag(turn.text)) for turn in turns]
+    chunks, supervised = tokenize_turns(tokenizer, turns)
+    return Example(chunks=chunks, media=media, supervised=supervised)
+
+
+def tokenize_turns(
+    tokenizer: Tokenizer, turns: Iterable[tuple[str, str]]
+) -> tuple[list[list[int]], list[list[bool]]]:
+    """Token ids of (role, text) turns, cut at each ``<image>`` tag, and which of them
+    are supervised.
+
+    Raises:
+      TokenizerError: not a Qwen2 tokenizer.
+    """
+    always = always_supervised(tokenizer)
     chunks: list[list[int]] = [[]]
     supervised: list[list[bool]] = [[]]
-    for turn in turns:
-        parts = tokenize_chunks(tokenizer, training_turn(*turn))
+    for role, text in turns:
+        parts = tokenize_chunks(tokenizer, training_turn(role, text))
         for number, ids in enumerate(parts):
             if number:  # a medium stands between the parts of one turn
                 chunks.append([])
                 supervised.append([])
-            learned = turn.role == "assistant"
+            learned = role == "assistant"
             chunks[-1] += ids
             supervised[-1] += [learned or token in always for token in ids]
-    return Example(chunks=chunks, media=media, supervised=supervised)
+    return chunks, supervised
 
 
 def input_ids(example: Example) -> np.ndarray:

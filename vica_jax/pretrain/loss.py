@@ -125,15 +125,19 @@ def objective_loss(
         asked = ask(kv)
         parts |= {name: asked[name] for name in MENTIONS} if phase == "films" else asked
         total += weights.mention_weight * parts["mentions"]
+        if phase == "captions":
+            parts["captions"] = _caption_part(model, params, batch)
+            parts["records"] = _record_part(model, params, kv, batch)
+            total += weights.caption_weight * parts["captions"]
+            total += weights.record_weight * parts["records"]
     total += weights.pair_weight * parts["pairs"]
     total += weights.fact_weight * parts["facts"]
     total += weights.option_weight * parts["options"]
     total += weights.answer_weight * parts["answers"]
-    marks = parts.pop("marks")
     if phase == "captions":
-        parts |= {"marks": marks, "captions": _caption_part(model, params, batch)}
-        total += weights.mark_weight * marks
-        total += weights.caption_weight * parts["captions"]
+        total += weights.mark_weight * parts["marks"]
+    else:  # not learned yet
+        del parts["marks"]
     return total, parts
 
 
@@ -146,6 +150,45 @@ def _caption_part(model: Vica, params: Params, batch: Arrays) -> jax.Array:
     }
     nll = batch_nll(model, params, pairs)
     return nll.sum() / jnp.maximum((pairs["targets"] >= 0).sum(), 1)
+
+
+def _record_part(model: Vica, params: Params, kv: Any, batch: Arrays) -> jax.Array:
+    """The same of what is told ``[B,n,T]`` of the films whose ``kv`` are given."""
+    hidden, _ = _behind_films(model, params, kv, batch["told"])
+    taught = batch["taught"].reshape(-1, hidden.shape[2])
+    kernel = _output_kernel(model, params)
+    hidden = hidden.reshape(*taught.shape, -1)
+    nll = cross_entropy(hidden, kernel, jnp.maximum(taught, 0))
+    there = taught >= 0
+    return (nll * there).sum() / jnp.maximum(there.sum(), 1)
+
+
+def _behind_films(
+    model: Vica, params: Params, kv: Any, tokens: jax.Array
+) -> tuple[jax.Array, list[jax.Array]]:
+    """Rows of tokens ``[B,Q,T]``, each after the film whose ``kv`` are given: normed
+    hidden states ``[B,Q,T,D]`` and those after every layer."""
+
+    def follow(kv, tokens):
+        layers = [(k.swapaxes(0, 1), v.swapaxes(0, 1)) for k, v in kv]
+        length = jnp.asarray(kv[0][0].shape[0], jnp.int32)
+
+        def run(module: Vica, tokens: jax.Array):
+            x = module.llm.embed(tokens)
+            positions = jnp.broadcast_to(length + jnp.arange(x.shape[1]), x.shape[:2])
+            hidden, _ = module.llm(x, positions, prefix=Prefix(layers, length))
+            return module.llm.final_norm(hidden)
+
+        hidden, sown = model.apply(
+            {"params": params}, tokens, method=run, mutable=["intermediates"]
+        )
+        return hidden, _outputs(sown)
+
+    return jax.vmap(follow)(kv, tokens)
+
+
+def _output_kernel(model: Vica, params: Params) -> jax.Array:
+    return _apply(model, params, method=lambda module: module.llm.output_kernel())
 
 
 def _apply(model: Vica, params: Params, *inputs: Any, method: Any) -> Any:
@@ -322,29 +365,18 @@ def _group_sums(
     model: Vica, objective: Objective, params: Params, heads: Params, kv, group: Arrays
 ) -> Arrays:
     """Sums over rows ``[B,Q,T]`` that follow the films whose ``kv`` are given."""
-
-    def ask(kv, tokens):
-        layers = [(k.swapaxes(0, 1), v.swapaxes(0, 1)) for k, v in kv]
-        length = jnp.asarray(kv[0][0].shape[0], jnp.int32)
-
-        def run(module: Vica, tokens: jax.Array):
-            x = module.llm.embed(tokens)
-            positions = jnp.broadcast_to(length + jnp.arange(x.shape[1]), x.shape[:2])
-            hidden, _ = module.llm(x, positions, prefix=Prefix(layers, length))
-            return module.llm.final_norm(hidden)
-
-        hidden, sown = model.apply(
-            {"params": params}, tokens, method=run, mutable=["intermediates"]
-        )
-        outputs = _outputs(sown)
-        at = objective.settings
-        read = at.mention_layer, at.pair_layer, at.fact_layer, at.option_layer
-        return hidden, *(outputs[layer - 1] for layer in read)
-
-    hidden, *read = jax.vmap(ask)(kv, group["questions"])
-    names = "mentions", "pairs", "facts", "options"
-    said = {name: _head(heads, name, x) for name, x in zip(names, read, strict=True)}
-    kernel = _apply(model, params, method=lambda module: module.llm.output_kernel())
+    hidden, outputs = _behind_films(model, params, kv, group["questions"])
+    at = objective.settings
+    layers = {
+        "mentions": at.mention_layer,
+        "pairs": at.pair_layer,
+        "facts": at.fact_layer,
+        "options": at.option_layer,
+    }
+    said = {
+        name: _head(heads, name, outputs[layer - 1]) for name, layer in layers.items()
+    }
+    kernel = _output_kernel(model, params)
     B, Q, T, _ = hidden.shape
     told = group["answers"], group["marks"]
     (nll, learned), (mark, marked) = (

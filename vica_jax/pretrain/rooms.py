@@ -14,7 +14,6 @@ from vica_jax.data.conversation import SYSTEM
 from vica_jax.data.pixels import resize_siglip
 from vica_jax.eval.prompts import user_turn
 from vica_jax.layout import VisualLayout
-from vica_jax.pretrain.captions import caption_batch
 from vica_jax.pretrain.targets import (
     ANSWER,
     CAPTION,
@@ -28,6 +27,7 @@ from vica_jax.pretrain.targets import (
     pair_targets,
     pose_targets,
 )
+from vica_jax.pretrain.texts import caption_batch, told_rows
 from vica_jax.pretrain.words import TURN, TURN_END
 from vica_jax.world.asking import ask_all
 from vica_jax.world.camera import Camera
@@ -43,7 +43,7 @@ from vica_jax.world.render import Renderer
 from vica_jax.world.scene import Scene, SceneError
 from vica_jax.world.walk import Walk, make_walk
 
-ASK, PHRASE, SHOW = 100, 101, 102  # streams of the seed
+ASK, PHRASE, SHOW, TELL = 100, 101, 102, 103  # streams of the seed
 TOLD = 4
 CATEGORIES = tuple(CATALOGUE)
 NAMES = tuple((name, plural(name)) for name in CATEGORIES)
@@ -77,7 +77,8 @@ def asked_as(question: Question, rng: np.random.Generator) -> Asked:
 class RoomShape:
     """Sizes of an example: frames by the layout, the film's ``width`` and ``height``
     in pixels, ``groups`` of questions: (how many, tokens at most), shorter first; and
-    ``captions``, the number of its frames that come with one.
+    ``captions`` and ``records``, the numbers of its frames with one and of what is told
+    of its film, from room ``texts_from`` on.
     """
 
     layout: VisualLayout
@@ -85,6 +86,8 @@ class RoomShape:
     height: int
     groups: tuple[tuple[int, int], ...]
     captions: int = 0
+    records: int = 0
+    texts_from: int = 0
 
 
 class RoomMaker:
@@ -117,13 +120,19 @@ class RoomMaker:
         }
         arrays["mentions"] = mention_targets(room.scene, shares, CATEGORIES)
         arrays["objects"] = list_objects(room.scene, shares, CATEGORIES, rng)
+        if number < self.shape.texts_from:
+            return arrays
         if count := self.shape.captions:
             rng = np.random.default_rng([seed, SHOW, number])
             pairs: Any = caption_batch(room, layout, self.tokenizer, count, rng)
             arrays |= {f"{CAPTION}{name}": array for name, array in pairs.items()}
+        if count := self.shape.records:
+            rng = np.random.default_rng([seed, TELL, number])
+            told = told_rows(room, self.tokenizer, count, rng)
+            arrays["told"], arrays["taught"] = told
         return arrays
 
-    def _ask(self, room: "Room", rng: np.random.Generator) -> Arrays:
+    def _ask(self, room: "FilmedRoom", rng: np.random.Generator) -> Arrays:
         """Rows ``name/k [count,length]`` of each group, filled with what fits."""
         groups = self.shape.groups
         arrays: Arrays = {
@@ -233,19 +242,21 @@ def option_ends(question: Question, text: str) -> list[int]:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Room:
-    """A filmed room: scene with what was seen when, the walk's sampled poses, frames
-    ``uint8[F,H,W,3]``, ids ``int16[F,H,W]``, the film's length and its questions."""
+class FilmedRoom:
+    """Scene with what was seen when, the walk's sampled poses, frames
+    ``uint8[F,H,W,3]``, ids ``int16[F,H,W]``, the film's length, the numbers of boxes
+    that it does not show, and the questions on it."""
 
     scene: Scene
     walk: Walk
     rgb: np.ndarray
     ids: np.ndarray
     seconds: float
+    hidden: frozenset[int]
     questions: list[Question]
 
 
-def film_room(renderer: Renderer, seed: int, number: int, frames: int) -> Room:
+def film_room(renderer: Renderer, seed: int, number: int, frames: int) -> FilmedRoom:
     """The room of that number, seen in ``frames`` uniform frames of its walk."""
     scene = make_scene(seed, number)
     walk = make_walk(scene, np.random.default_rng([seed, WALK, number]))
@@ -261,16 +272,17 @@ def film_room(renderer: Renderer, seed: int, number: int, frames: int) -> Room:
         if len(frames_seen):
             at = float(taken[frames_seen[0]] / walk.rate)
             seen[box.category] = min(at, seen.get(box.category, at))
-    hidden = np.flatnonzero(pixels.max(0) < least)
+    hidden = frozenset(map(int, np.flatnonzero(pixels.max(0) < least)))
     scene = scene.with_first_seen(seen)
     rng = np.random.default_rng([seed, ASK, number])
-    questions = ask_all(scene, rng, hidden={int(k) for k in hidden})
-    return Room(
+    questions = ask_all(scene, rng, hidden=hidden)
+    return FilmedRoom(
         scene=scene,
         walk=walk,
         rgb=rgb,
         ids=ids,
         seconds=seconds,
+        hidden=hidden,
         questions=questions,
     )
 

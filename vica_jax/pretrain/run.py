@@ -243,6 +243,8 @@ def _train(
         height=height,
         groups=groups,
         captions=settings.captions,
+        records=settings.records,
+        texts_from=settings.rooms_before(settings.captions_from),
     )
     save_every = settings.checkpoint.save_steps(settings.steps)
     tracker = Tracker(

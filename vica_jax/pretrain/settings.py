@@ -15,7 +15,8 @@ Phase = Literal["objects", "films", "joint", "captions"]
 language model from rooms as lists of objects; ``films``: it goes on with these, and
 learns to find in films what the lists say, without reaching back into the encoders;
 ``joint``: all from films and the questions about them; ``captions``: beside these
-pictures with captions, and what the stages' trainer takes for labels in every turn."""
+pictures with captions, what is told of films (dialogues, descriptions, thoughts), and
+what the stages' trainer takes for labels in every turn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,7 @@ class ObjectiveSettings:
     option_weight: float = 1.0
     answer_weight: float = 1.0
     caption_weight: float = 1.0
+    record_weight: float = 1.0
     mark_weight: float = 1.0
 
     def __post_init__(self):
@@ -83,8 +85,9 @@ class PretrainSettings:
     Until step ``films_from`` a room is a list of objects to the language model, with
     ``objects_batch_size`` rooms a step; then a film, with ``batch_size`` rooms; from
     step ``joint_from`` on all learn from all, from ``captions_from`` on also from
-    ``captions`` pictures of each room (``Phase``; past ``steps``: never). Rates rise
-    and fall until then, and once more, to ``captions_rate`` of their height, for these.
+    ``captions`` pictures and ``records`` of each room (``Phase``; past ``steps``:
+    never). Rates rise and fall until then, and once more, to ``captions_rate`` of their
+    height, for these.
     ``room_seed`` decides the rooms, ``seed`` the initial weights.
     ``film_wh`` is the size of frames; ``groups`` are rows of questions per room:
     (how many, how many behind a film, tokens at most), shorter first.
@@ -99,6 +102,7 @@ class PretrainSettings:
     joint_from: int
     captions_from: int
     captions: int
+    records: int
     captions_rate: float
     batch_size: int
     objects_batch_size: int
@@ -114,7 +118,7 @@ class PretrainSettings:
     def __post_init__(self):
         check_least(self, 1, "steps", "batch_size", "objects_batch_size", "num_workers")
         check_least(self, 0, "films_from", "joint_from", "room_seed", "seed")
-        check_least(self, 1, "captions_from", "captions")
+        check_least(self, 1, "captions_from", "captions", "records")
         check_least(self, 0.0, "captions_rate")
         if self.steps <= self.films_from:
             raise SettingsError(

@@ -2,13 +2,14 @@
 
 import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from vica_jax.world.asking import ask_all
 from vica_jax.world.description import COMPLEX
-from vica_jax.world.dialogue import converse
+from vica_jax.world.dialogue import Turns, converse
+from vica_jax.world.question import Question
 from vica_jax.world.records import (
     TASK_FILES,
     Record,
@@ -59,18 +60,28 @@ def interview(
         name = f"base/{TASK_FILES[question.task]}"
         turns = [(question.human_turn(), question.text_answer)]
         files.setdefault(name, []).append(make_record(turns, video=video))
-    room = Room(scene, hidden)
     rng = np.random.default_rng([seed, TOLD, number])
-    told = {"conversation": converse(room, questions, rng)}
-    told |= {kind: describe(room, rng) for kind, describe in COMPLEX.items()}
-    for kind, turns in told.items():
+    for name, turns in tell(Room(scene, hidden), questions, rng, thoughts=thoughts):
         if turns is not None:
-            files[f"complex/{kind}"] = [make_record(turns, video=video)]
+            files.setdefault(name, []).append(make_record(turns, video=video))
         elif missing is not None:
-            missing[kind] += 1
-    for question, text in think_of_room(room, questions, rng, most=thoughts):
-        record = make_record([(question.human_turn(), text)], video=video)
-        files.setdefault("thinking", []).append(record)
+            missing[name.removeprefix("complex/")] += 1
     # The file gives the ids.
     rows = [question.vsi_row(0) for question in questions if question.in_vsi_bench]
     return SceneRecords(dataset=scene.dataset, scene=scene.name, files=files, rows=rows)
+
+
+def tell(
+    room: Room,
+    questions: Sequence[Question],
+    rng: np.random.Generator,
+    *,
+    thoughts: int,
+) -> Iterator[tuple[str, Turns | None]]:
+    """A dialogue, descriptions and at most ``thoughts`` thoughts: the file that each
+    belongs to and its turns, None where the room tells too little."""
+    yield "complex/conversation", converse(room, questions, rng)
+    for kind, describe in COMPLEX.items():
+        yield f"complex/{kind}", describe(room, rng)
+    for question, text in think_of_room(room, questions, rng, most=thoughts):
+        yield "thinking", [(question.human_turn(), text)]
