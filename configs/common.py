@@ -156,10 +156,8 @@ def small(config: Config) -> None:
     config.mesh.data, config.mesh.fsdp = 1, -1
     config.frame_chunk = 128
     config.remat = "none"
-    # The papers' rates are for thousands of times the parameters, but stage 1's for a
-    # projector that is fresh: here it is trained.
-    rates = {"base": 1e-4} if stage == "stage1" else {"base": 5e-5, "siglip": 2.5e-5}
-    config.optimizer.rates = ConfigDict(rates)
+    if stage == "stage1":  # the paper's rate is for a fresh projector: this one is not
+        config.optimizer.rates.base = 1e-4
     config.optimizer.b2 = 0.98
     data = config.data
     data.mixture = f"{SMALL_DATA}/{SMALL_MIXTURES[stage]}"
