@@ -27,7 +27,7 @@ help: ## this list
 
 install: $(READY) ## make .venv and install the locked packages into it
 
-demo: $(READY) ## the main job on a small model: convert, check parity, ask a video
+demo: $(READY) ## a small model answers questions about rooms it has never seen
 	$(BIN) -m scripts.demo
 
 test: $(READY) ## the tests, without the slow ones and those against torch

@@ -47,7 +47,6 @@ COMMANDS = {
     "check_data",
     "convert_checkpoint",
     "demo",
-    "demo_world",
     "eval_report",
     "eval_sweep",
     "eval_vsibench",

@@ -183,7 +183,7 @@ def test_the_verdict_is_that_of_the_report(tmp_path):
 )
 def test_bad_flags_are_one_line(vica2, tmp_path, flags, words):
     flags = {"checkpoint": vica2, "workdir": tmp_path / "demo", **flags}
-    assert words in run("demo_world", **flags).line
+    assert words in run("demo", **flags).line
     assert not (tmp_path / "demo").exists()
 
 
@@ -192,7 +192,7 @@ def test_an_evaluation_called_score_stays(vica2, tmp_path):
     recipe = workdir / "score" / "recipe.json"
     recipe.parent.mkdir(parents=True)
     recipe.write_text("{}")
-    line = run("demo_world", checkpoint=vica2, workdir=workdir).line
+    line = run("demo", checkpoint=vica2, workdir=workdir).line
     assert line.startswith(f"{recipe.parent} is in the way and nothing of an earlier")
     assert recipe.exists() and list(workdir.iterdir()) == [recipe.parent]
 
@@ -202,7 +202,7 @@ def test_the_whole_demo_twice_into_one_folder(vica2, tmp_path):
     """With random weights: films, answers, sheet, scores."""
     flags = {"checkpoint": vica2, "workdir": tmp_path / "demo", "rooms": 1}
     for _ in range(2):
-        found = run("demo_world", **flags)
+        found = run("demo", **flags)
         assert found.code == 0, found.err
     for name in ("room.mp4", "room.png", "score/report.md", "black/report.md"):
         assert (tmp_path / "demo" / name).stat().st_size > 1000
