@@ -199,7 +199,7 @@ def test_an_evaluation_called_score_stays(vica2, tmp_path):
 
 @pytest.mark.slow
 def test_the_whole_demo_twice_into_one_folder(vica2, tmp_path):
-    """With random weights, then with the shipped ones: films, answers, sheet, scores."""
+    """First with random weights, then with the shipped ones."""
     flags = {"workdir": tmp_path / "demo", "seed": 20262}
     first = run("demo", checkpoint=vica2, rooms=1, **flags)
     assert first.code == 0, first.err
