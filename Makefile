@@ -33,13 +33,13 @@ demo: $(READY) ## a small model answers questions about rooms it has never seen
 test: $(READY) ## the tests, without the slow ones and those against torch
 	XLA_FLAGS="$(QUICK)" $(PYTEST) -n $(JOBS) --dist loadfile -m "not slow and not parity"
 ifneq ($(MULTI_DEVICE),)
-	XLA_FLAGS="$(EIGHT_DEVICES)" $(PYTEST) tests/multi_device -m "not slow and not parity"
+	XLA_FLAGS="$(EIGHT_DEVICES)" $(PYTEST) tests/multi_device -n $(JOBS) --dist loadfile -m "not slow and not parity"
 endif
 
 slow: $(READY) ## the slow tests
 	XLA_FLAGS="$(QUICK)" $(PYTEST) -n $(JOBS) --dist loadfile -m "slow and not parity"
 ifneq ($(MULTI_DEVICE),)
-	XLA_FLAGS="$(EIGHT_DEVICES)" $(PYTEST) tests/multi_device -m slow || [ $$? -eq 5 ] # 5: none
+	XLA_FLAGS="$(EIGHT_DEVICES)" $(PYTEST) tests/multi_device -n $(JOBS) --dist loadfile -m slow || [ $$? -eq 5 ] # 5: none
 endif
 
 parity: $(READY_PARITY) ## the tests against torch (installs the extra [parity])

@@ -161,7 +161,8 @@ def small(config: Config) -> None:
     config.optimizer.b2 = 0.98
     data = config.data
     data.mixture = f"{SMALL_DATA}/{SMALL_MIXTURES[stage]}"
-    data.image_folder = f"{SMALL_DATA}/images"
+    if stage in ("stage1", "stage2"):  # the others see films alone
+        data.image_folder = f"{SMALL_DATA}/images"
     data.video_folder = f"{SMALL_DATA}/videos"
     data.num_frames = 16
     data.time_instruction = False
