@@ -149,9 +149,7 @@ def small(config: Config) -> None:
     config.init_from = f"runs/{before[stage]}/export"
     config.dtype = "float32"
     config.context_length = 1536
-    config.max_steps = {"stage1": 60, "stage2": 150, "stage3": 400, "stage4": 150}[
-        stage
-    ]
+    config.max_steps = SMALL_STEPS[stage]
     config.global_batch_size = config.per_device_batch_size = 8
     config.mesh.data, config.mesh.fsdp = 1, -1
     config.frame_chunk = 128
@@ -179,6 +177,7 @@ def small(config: Config) -> None:
 
 
 SMALL_DATA = "world"
+SMALL_STEPS = {"stage1": 60, "stage2": 150, "stage3": 400, "stage4": 150}
 SMALL_MIXTURES = {
     "stage1": "captions.json",
     "stage2": "stage2.yaml",

@@ -332,12 +332,9 @@ def qwen(tokenizer, tmp_path_factory):
     return load_tokenizer(folder)
 
 
-def test_answers_and_marks_are_the_labels_of_a_stage(room, qwen):
-    """But for what stands in front of the film."""
-    shape = replace(SHAPE, groups=((8, 60), (8, 130)))
-    maker = RoomMaker(shape, qwen, name_ids(qwen, NAMES))
-    arrays = maker._ask(room, np.random.default_rng(3))
-    rng, rows = np.random.default_rng(3), {}
+def stage_labels(room, qwen, record):
+    """Behind the film the ids of a record, and what a stage learns at all but the last
+    (-1: nothing)."""
     clip = VideoClip(
         indices=np.arange(4),
         times=np.arange(4.0),
@@ -346,20 +343,28 @@ def test_answers_and_marks_are_the_labels_of_a_stage(room, qwen):
         frames=room.rgb,
         reader="array",
     )
-    video = Video(clip=clip)
-    data = DataSettings(mixture="none", time_instruction=False)
+    example = make_example(
+        record,
+        tokenizer=qwen,
+        layout=SHAPE.layout,
+        settings=DataSettings(mixture="none", time_instruction=False),
+        read=lambda record, settings: Video(clip=clip),
+    )
+    ids, flags = example.chunks[1], np.array(example.supervised[1])
+    return tuple(ids), np.where(flags, ids, -1)[1:]
+
+
+def test_answers_and_marks_are_the_labels_of_a_stage(room, qwen):
+    """But for what stands in front of the film."""
+    shape = replace(SHAPE, groups=((8, 60), (8, 130)))
+    maker = RoomMaker(shape, qwen, name_ids(qwen, NAMES))
+    arrays = maker._ask(room, np.random.default_rng(3))
+    rng, rows = np.random.default_rng(3), {}
     for question in spread(room.questions, rng):
         asked = asked_as(question, rng)
         record = make_record([(f"<image>{asked.text}", asked.answer)], video="a.mp4")
-        example = make_example(
-            record,
-            tokenizer=qwen,
-            layout=SHAPE.layout,
-            settings=data,
-            read=lambda record, settings: video,
-        )
-        ids, flags = np.array(example.chunks[1]), np.array(example.supervised[1])
-        rows[tuple(ids[:-1])] = np.where(flags, ids, -1)[1:]
+        ids, labels = stage_labels(room, qwen, record)
+        rows[ids[:-1]] = labels
     compared = 0
     for k, (count, _) in enumerate(shape.groups):
         for row in range(count):
@@ -405,31 +410,15 @@ def test_too_many_captions_are_refused(room, qwen):
 
 
 def test_told_records_are_those_of_the_stages(room, qwen):
-    """Tokens and labels behind the film, of every kind that is told."""
+    """Tokens and labels behind the film, each of another record."""
     told, taught = told_rows(room, qwen, 3, np.random.default_rng(7))
     assert told.shape == taught.shape == (3, TEXT)
-    clip = VideoClip(
-        indices=np.arange(4),
-        times=np.arange(4.0),
-        total_frames=4,
-        avg_fps=1.0,
-        frames=room.rgb,
-        reader="array",
-    )
-    data = DataSettings(mixture="none", time_instruction=False)
     rng = np.random.default_rng(7)
     kinds = tell(Room(room.scene, room.hidden), room.questions, rng, thoughts=1)
     examples = {}
     for _, turns in kinds:
-        example = make_example(
-            make_record(turns, video="a.mp4"),
-            tokenizer=qwen,
-            layout=SHAPE.layout,
-            settings=data,
-            read=lambda record, settings: Video(clip=clip),
-        )
-        ids, flags = example.chunks[1], np.array(example.supervised[1])
-        examples[tuple(ids)] = np.where(flags, ids, -1)[1:]
+        ids, labels = stage_labels(room, qwen, make_record(turns, video="a.mp4"))
+        examples[ids] = labels
     for tokens, labels in zip(told, taught, strict=True):
         (ids,) = [ids for ids in examples if tokens[: len(ids)].tolist() == list(ids)]
         assert (labels[: len(ids) - 1] == examples.pop(ids)).all()
