@@ -13,14 +13,21 @@ USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 # Nothing is fetched after the installation, and tests mean the CPU.
 TEST_ENV := HF_HUB_OFFLINE=1 JAX_PLATFORMS=cpu
 PYTEST := $(TEST_ENV) $(BIN) -m pytest
+SPREAD := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # Most of a test's time is compilation, and most of that LLVM's. Those against torch run
 # what users run.
 QUICK := --xla_backend_optimization_level=0
 EIGHT_DEVICES := $(QUICK) --xla_force_host_platform_device_count=8
-MULTI_DEVICE := $(wildcard tests/multi_device/test_*.py)
+
+# Tests of one file share what is costly to make; files go out as they are listed, the
+# many small ones last.
+define run_tests
+XLA_FLAGS="$(QUICK)" $(PYTEST) $(SPREAD) -m "$(MARK)"
+XLA_FLAGS="$(EIGHT_DEVICES)" $(PYTEST) tests/multi_device $(SPREAD) -m "$(MARK)"
+endef
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slow parity lint format clean
+.PHONY: help install demo test slow check parity lint format clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## / - /'
@@ -30,20 +37,20 @@ install: $(READY) ## make .venv and install the locked packages into it
 demo: $(READY) ## a small model answers questions about rooms it has never seen
 	$(BIN) -m scripts.demo
 
+test: MARK = not slow and not parity
 test: $(READY) ## the tests, without the slow ones and those against torch
-	XLA_FLAGS="$(QUICK)" $(PYTEST) -n $(JOBS) --dist loadfile -m "not slow and not parity"
-ifneq ($(MULTI_DEVICE),)
-	XLA_FLAGS="$(EIGHT_DEVICES)" $(PYTEST) tests/multi_device -n $(JOBS) --dist loadfile -m "not slow and not parity"
-endif
+	$(call run_tests)
 
+slow: MARK = slow and not parity
 slow: $(READY) ## the slow tests
-	XLA_FLAGS="$(QUICK)" $(PYTEST) -n $(JOBS) --dist loadfile -m "slow and not parity"
-ifneq ($(MULTI_DEVICE),)
-	XLA_FLAGS="$(EIGHT_DEVICES)" $(PYTEST) tests/multi_device -n $(JOBS) --dist loadfile -m slow || [ $$? -eq 5 ] # 5: none
-endif
+	$(call run_tests)
+
+check: MARK = not parity
+check: $(READY) ## both of these in one go
+	$(call run_tests)
 
 parity: $(READY_PARITY) ## the tests against torch (installs the extra [parity])
-	$(PYTEST) -n $(JOBS) --dist loadfile -m parity
+	$(PYTEST) $(SPREAD) -m parity
 
 lint: $(READY) ## ruff and pyright
 	$(BIN) -m ruff check

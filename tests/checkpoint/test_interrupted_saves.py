@@ -66,7 +66,7 @@ def test_kill_minus_9_in_the_middle_of_saves(tmp_path: Path):
     def unfinished() -> set[str]:
         return {path.name for path in folder.glob("*tmp*")}
 
-    for number in range(10):
+    for number in range(6):
         left = unfinished()
         process = subprocess.Popen(
             command,

@@ -121,6 +121,14 @@ def test_rooms_are_counted_over_both_phases():
     assert [SETTINGS.rooms_before(step) for step in range(5)] == [0, 2, 4, 5, 6]
 
 
+def test_phases_follow_one_another():
+    four = replace(SETTINGS, films_from=1, joint_from=2, captions_from=3)
+    phases = ["objects", "films", "joint", "captions", "captions"]
+    assert [four.phase_of(step) for step in range(5)] == phases
+    two = [SETTINGS.phase_of(step) for step in range(5)]
+    assert two == ["objects"] * 2 + ["captions"] * 3
+
+
 def test_muon_takes_every_product_of_the_towers_as_a_matrix():
     shapes = {path: leaf.shape for path, leaf in leaves(abstract_vica(CFG)[0])}
     muon = {p: matrix_of(p, len(shape)) for p, shape in shapes.items()}

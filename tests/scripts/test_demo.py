@@ -198,13 +198,14 @@ def test_an_evaluation_called_score_stays(vica2, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_whole_demo_twice_into_one_folder(vica2, tmp_path):
-    """First with random weights, then with the shipped ones."""
-    flags = {"workdir": tmp_path / "demo", "seed": 20262}
-    first = run("demo", checkpoint=vica2, rooms=1, **flags)
-    assert first.code == 0, first.err
-    found = run("demo", rooms=4, **flags)
+def test_the_whole_demo_over_what_an_earlier_one_left(tmp_path):
+    left = [tmp_path / "demo" / name / "left.txt" for name in ("score", "black")]
+    for file in left:
+        mark(file.parent)
+        file.write_text("of another room")
+    found = run("demo", rooms=4, workdir=tmp_path / "demo", seed=20262)
     assert found.code == 0, found.err
+    assert not any(file.exists() for file in left)
     for name in ("room.mp4", "room.png", "score/report.md", "black/report.md"):
         assert (tmp_path / "demo" / name).stat().st_size > 1000
     assert "every frame was black" in (tmp_path / "demo/black/report.md").read_text()
