@@ -62,10 +62,12 @@ def test_a_bar_is_for_terminals(vica, tmp_path, monkeypatch):
 # ------------------------------------------------------------ in the middle
 # The command, with a pause before each tensor, so that a signal meets it halfway.
 SLOWLY = """
-    import runpy, sys, time
+    import runpy, signal, sys, time
     from vica_jax.checkpoint import CheckpointWriter
     import convert.load
 
+    # A shell that starts its jobs in the background has them ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     write, leaves = CheckpointWriter.write, convert.load.iter_leaves
 
     def slow_write(*args):
