@@ -20,10 +20,11 @@ QUICK := --xla_backend_optimization_level=0
 EIGHT_DEVICES := $(QUICK) --xla_force_host_platform_device_count=8
 
 # Tests of one file share what is costly to make; files go out as they are listed, the
-# many small ones last.
+# many small ones last. A failure in one half does not hide those of the other.
 define run_tests
-XLA_FLAGS="$(QUICK)" $(PYTEST) $(SPREAD) -m "$(MARK)"
-XLA_FLAGS="$(EIGHT_DEVICES)" $(PYTEST) tests/multi_device $(SPREAD) -m "$(MARK)"
+XLA_FLAGS="$(QUICK)" $(PYTEST) $(SPREAD) -m "$(MARK)"; first=$$?; \
+XLA_FLAGS="$(EIGHT_DEVICES)" $(PYTEST) tests/multi_device $(SPREAD) -m "$(MARK)" \
+  && exit $$first
 endef
 
 .DEFAULT_GOAL := help
@@ -39,15 +40,15 @@ demo: $(READY) ## a small model answers questions about rooms it has never seen
 
 test: MARK = not slow and not parity
 test: $(READY) ## the tests, without the slow ones and those against torch
-	$(call run_tests)
+	$(run_tests)
 
 slow: MARK = slow and not parity
 slow: $(READY) ## the slow tests
-	$(call run_tests)
+	$(run_tests)
 
 check: MARK = not parity
 check: $(READY) ## both of these in one go
-	$(call run_tests)
+	$(run_tests)
 
 parity: $(READY_PARITY) ## the tests against torch (installs the extra [parity])
 	$(PYTEST) $(SPREAD) -m parity
