@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.pretrain.small_rooms import CFG
+from tests.pretrain.small_rooms import CFG, SIGLIP
 from vica_jax.data.example import Example, collate_training, image_medium
-from vica_jax.models.vica import Vica, init_vica
+from vica_jax.models.config import VicaConfig, make_layout
+from vica_jax.models.vica import Vica, abstract_vica, init_vica
 from vica_jax.pretrain.loss import (
     Objective,
     film_places,
@@ -287,3 +288,20 @@ def test_film_places_are_the_tokens_that_are_no_newline():
         else:
             own = layout.hiera_pooled_grid**2
             assert row == offsets.hiera_frames + f // layout.frame_stride * own + c
+
+
+def test_siglip_alone_has_the_same_losses_without_hieras(batch, heads):
+    layout = make_layout(SIGLIP, num_frames=F, context_length=512)
+    alone = VicaConfig(siglip=SIGLIP, llm=CFG.llm, layout=layout)
+
+    def parts(cfg, batch):
+        model, (params, _) = Vica(cfg, jnp.float32), abstract_vica(cfg)
+        loss = lambda params: objective_loss(
+            model, OBJECTIVE, params, heads, batch, phase="films"
+        )
+        return set(jax.eval_shape(loss, params)[1])
+
+    both = parts(CFG, batch)
+    seen = {name: array for name, array in batch.items() if "hiera" not in name}
+    found = parts(alone, seen)
+    assert found == {name for name in both if not name.startswith("hiera")} != both
