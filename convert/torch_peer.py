@@ -1,6 +1,6 @@
 """Transformers' own torch classes with given weights: the other side of parity.
 
-The only module that imports torch (extra ``[parity]``), and only inside functions. All
+Imports torch (extra ``[parity]``) only inside functions, as ``torch_timed`` does. All
 weights, inputs and results are numpy arrays; everything runs in float32 with eager
 attention on the CPU. A *peer* is the torch module that answers one of ours; its tensors
 carry the names of its ``state_dict``, in Hugging Face's layout:

@@ -42,7 +42,7 @@ def python(*packages: str) -> list[Path]:
 
 SCRIPTS = [path for path in python("scripts") if "__main__" in path.read_text()]
 COMMANDS = {
-    "bench_session",
+    "bench",
     "cache_features",
     "check_data",
     "convert_checkpoint",

@@ -55,8 +55,8 @@ MAY_IMPORT = {
 
 # Packages that are the business of a few modules (name: where they may be imported).
 ONLY_IN = {
-    "torch": "convert.torch_peer",
-    "transformers": "data.tokenizer convert.torch_peer",
+    "torch": "convert.torch_peer convert.torch_timed",
+    "transformers": "data.tokenizer convert.torch_peer convert.torch_timed",
     "tokenizers": "pretrain.words",
     "orbax": "checkpoint",
     "grain": "data train",

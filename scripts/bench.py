@@ -1,0 +1,184 @@
+"""How fast and how large: every part beside PyTorch's, in one run.
+
+    python -m scripts.bench [--suite=cpu|gpu|scaling|all] [--only=NAME,...] \\
+        [--reduced] [--pairs=5] [--json=FILE] [--figure=FILE.png]
+
+The CPU suite times each part in turn with its PyTorch peer, on the same weights and
+inputs: ratios of our time to the peer's (of the medians and of the minima), temporaries
+of the compiled program, peak memory of either side, compile time. Every case runs in a
+process of its own and waits for an idle machine; disturbed runs are counted.
+``--reduced`` takes smaller inputs, to see that all of it works. Needs the extra
+[parity] (torch).
+
+The GPU suite (``bench_gpu``) measures full-size programs with random weights, the
+scaling suite (``bench_scaling``) cost against frames, questions, batch and devices.
+Exit status 1 when results differ or a case failed.
+"""
+
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from scripts import cli
+from scripts.bench_figure import draw_ratios
+from scripts.idle import wait_until_idle
+from vica_jax.files import write_text
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum("suite", "cpu", ["cpu", "gpu", "scaling", "all"], "what to measure")
+flags.DEFINE_list("only", [], "names of the CPU suite's cases")
+flags.DEFINE_bool("reduced", False, "smaller inputs; the ratios say less")
+flags.DEFINE_integer("pairs", 5, "how often each side is timed", 1)
+flags.DEFINE_string("json", "", "file for the numbers")
+flags.DEFINE_string("figure", "", "PNG of the CPU suite's ratios")
+flags.DEFINE_string("case", "", "one case in this process, as the command runs it")
+
+ROW = "{:<52} {:>7} {:>8} {:>5} {:>5} {:>9} {:>9} {:>10} {:>10} {:>9} {:>9}"
+TITLES = (
+    *("case", "ratio", "(minima)", "bar", "goal", "ours s", "peer s"),
+    *("temp. MB", "peak MB", "peer's", "compile s"),
+)
+
+
+def main() -> None:
+    if FLAGS.case:
+        return run_case(FLAGS.case)
+    from scripts.bench_cpu import CASES
+
+    names = [case.name for case in CASES]
+    if unknown := [name for name in FLAGS.only if name not in names]:
+        cli.fail(f"--only={unknown[0]}: take some of {', '.join(names)}")
+    suites = ["cpu", "scaling", "gpu"] if FLAGS.suite == "all" else [FLAGS.suite]
+    numbers: dict[str, Any] = {"machine": machine(), "reduced": FLAGS.reduced}
+    failed = []
+    if "cpu" in suites:
+        chosen = FLAGS.only or names
+        numbers["cpu"], failed = cpu_suite(chosen)
+        if FLAGS.figure and numbers["cpu"]:
+            draw_ratios(numbers["cpu"], FLAGS.figure)
+    for suite in suites:
+        if suite != "cpu":
+            numbers[suite] = other_suite(suite, failed)
+    if FLAGS.json:
+        write_text(FLAGS.json, json.dumps(numbers, indent=1) + "\n")
+    if failed:
+        cli.fail(f"failed or different: {', '.join(failed)}")
+
+
+def cpu_suite(names: list[str]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows of the cases, and the names of those that failed or differ."""
+    rows, failed = [], []
+    print(ROW.format(*TITLES), flush=True)
+    start = time.perf_counter()
+    for place, name in enumerate(names):
+        row = in_a_process(name)
+        if row is None:
+            failed.append(name)
+            continue
+        rows.append(row)
+        print(line(row), flush=True)
+        if not row["same"]:
+            print(f"  results differ: {row['gap']:.1e}, at most {row['most']:.0e}")
+            failed.append(name)
+        if row["disturbed"]:
+            print(f"  others used the machine in {row['disturbed']} of its runs")
+        spent = time.perf_counter() - start
+        left = spent / (place + 1) * (len(names) - place - 1)
+        print(f"{place + 1}/{len(names)}, about {left:.0f} s left", file=sys.stderr)
+    met = [row for row in rows if row["ratio"] <= row["bar"]]
+    reached = [row for row in rows if row["ratio"] <= row["goal"]]
+    print(f"{len(met)} of {len(rows)} at or under the bar, {len(reached)} at the goal")
+    return rows, failed
+
+
+def in_a_process(name: str) -> dict[str, Any] | None:
+    """A case's row; None where it failed, which has been said."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "row.json"
+        command = [sys.executable, "-m", "scripts.bench", f"--case={name}"]
+        command += [f"--json={file}", f"--pairs={FLAGS.pairs}"]
+        command += [f"--{'' if FLAGS.reduced else 'no'}reduced"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode or not file.is_file():
+            reason = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
+            print(f"{name}: failed: {reason[-1]}", flush=True)
+            return None
+        return json.loads(file.read_text())
+
+
+def run_case(name: str) -> None:
+    from scripts.bench_case import measure
+    from scripts.bench_cpu import CASES
+
+    case = next((case for case in CASES if case.name == name), None)
+    if case is None:
+        cli.fail(f"--case={name}: take one of {', '.join(c.name for c in CASES)}")
+        return
+    row = measure(case, pairs=FLAGS.pairs, reduced=FLAGS.reduced, wait=wait_until_idle)
+    if FLAGS.json:
+        write_text(FLAGS.json, json.dumps(row, indent=1) + "\n")
+    else:
+        print(ROW.format(*TITLES))
+        print(line(row))
+
+
+def line(row: dict[str, Any]) -> str:
+    million = lambda size: "-" if size is None else f"{size / 1e6:.0f}"
+    return ROW.format(
+        row["said"],
+        f"{row['ratio']:.3f}",
+        f"({row['ratio_of_minima']:.3f})",
+        f"{row['bar']:.3g}",
+        f"{row['goal']:.3g}",
+        f"{row['median_s']['ours']:.4f}",
+        f"{row['median_s']['theirs']:.4f}",
+        million(row["temporary_bytes"]),
+        million(row["peak_bytes"]["ours"]),
+        million(row["peak_bytes"]["theirs"]),
+        f"{row['compile_s']:.1f}",
+    )
+
+
+def other_suite(suite: str, failed: list[str]) -> Any:
+    """The numbers of ``scripts.bench_gpu`` or ``bench_scaling``, in their process."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "numbers.json"
+        command = [sys.executable, "-m", f"scripts.bench_{suite}", f"--json={file}"]
+        command += ["--reduced"] * FLAGS.reduced
+        done = subprocess.run(command)
+        if done.returncode:
+            failed.append(suite)
+        return json.loads(file.read_text()) if file.is_file() else None
+
+
+def machine() -> dict[str, Any]:
+    """What the figures hang on."""
+    import os
+
+    packages = ("jax", "jaxlib", "flax", "torch", "transformers", "numpy", "pillow")
+    model = platform.processor()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        lines = info.read_text().splitlines()
+        names = [x.partition(":")[2].strip() for x in lines if "model name" in x]
+        model = next(iter(names), model)
+    return {
+        "processor": model,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in packages},
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+if __name__ == "__main__":
+    cli.run(main)
