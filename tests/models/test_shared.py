@@ -103,7 +103,7 @@ def test_a_prompt_equals_softmax_over_all_keys(sizes, T, rows, keys, limit, shor
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blockwise, "QUERY_ROWS", rows)
         patch.setattr(blockwise, "KEY_BLOCK", keys)
-        patch.setattr(shared, "DIRECT_LIMIT", limit)
+        patch.setattr(shared, "SHORT_LIMIT", limit)
         patch.setattr(shared, "SHORT", short)
         out = run(q, own, prefix, sizes["prefix_length"])
     expected = oracle(q, own, prefix, sizes["prefix_length"])

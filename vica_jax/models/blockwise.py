@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -140,29 +141,75 @@ def _plan(
     q: jax.Array, k: jax.Array, causal: bool, query_rows: int, key_block: int
 ) -> _Plan:
     S, G = k.shape[1], q.shape[2] // k.shape[2]
-    bq = min(q.shape[1], max(query_rows // G, 1))
+    bq = _block(q.shape[1], max(query_rows // G, 1))
     return _Plan(causal, S, bq, min(S, key_block), _heads_one_by_one())
+
+
+def _block(length: int, most: int) -> int:
+    """At most ``most``; a divisor of the length if one is near: padding is a copy."""
+    if length <= most:
+        return length
+    divisors = (n for n in range(most, most // 2, -1) if length % n == 0)
+    return next(divisors, most)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _blockwise(plan: _Plan, q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    def one(q, k, v):
-        return _attend_head(plan, q, k, v, None)
-
-    heads = _by_head(plan, q, k, v)
-    (out,) = _map_heads(plan, one, heads[:1], heads[1:])
-    return _by_token(out, q.shape)
+    return _attend_heads(plan, q, k, v, with_lse=False)[0]
 
 
 def _blockwise_forward(plan: _Plan, q: jax.Array, k: jax.Array, v: jax.Array):
-    def one(q, lse, k, v):
-        return _attend_head(plan, q, k, v, lse)
-
-    heads = _by_head(plan, q, k, v)
-    lse = jnp.zeros(heads[0].shape[:-1], jnp.float32)
-    out, lse = _map_heads(plan, one, (heads[0], lse), heads[1:])
-    out = checkpoint_name(_by_token(out, q.shape), KEPT)
+    out, lse = _attend_heads(plan, q, k, v, with_lse=True)
+    out = checkpoint_name(out, KEPT)
     return out, (q, k, v, out, checkpoint_name(lse, KEPT))
+
+
+def _attend_heads(
+    plan: _Plan, q: jax.Array, k: jax.Array, v: jax.Array, with_lse: bool
+) -> tuple[jax.Array, ...]:
+    """The output ``[B,T,N,H]`` and, if asked for, log-sum-exps ``[B,K,T,G]``.
+
+    One by one, heads are read out of the arrays as they come and the output is written
+    over the queries, tile by tile: nothing of the size of q is moved or held besides.
+    """
+    (B, T, N, H), K = q.shape, k.shape[2]
+    G = N // K
+    q = _pad_axis(q, 1, plan.bq)
+    k, v = (_pad_axis(x, 1, plan.bk) for x in (k, v))
+    lse = (jnp.zeros((B, K, q.shape[1], G), jnp.float32),) * with_lse
+    if not plan.one_by_one:
+        heads = q.reshape(B, -1, K, G, H).swapaxes(1, 2)
+        keys = (x.swapaxes(1, 2) for x in (k, v))
+        one: Any = functools.partial(_attend_head, plan)
+        out, *lse = jax.vmap(jax.vmap(one))(heads, *keys, *lse)
+        return _by_token(out, (B, T, N, H)), *lse
+
+    def head(n, written):
+        b, i = n // K, n % K
+
+        def own(x):  # a copy of one head's: every key block is read many times
+            x = jax.lax.dynamic_slice(x, (b, 0, i, 0), (1, x.shape[1], 1, H))
+            return x.reshape(-1, plan.bk, H)
+
+        keys, values = own(k), own(v)
+
+        def query_block(j, written):
+            out, *lse = written
+            at, size = (b, j * plan.bq, i * G, 0), (1, plan.bq, G, H)
+            rows = jax.lax.dynamic_slice(out, at, size).reshape(-1, H)
+            done = _attend_rows(plan, rows, keys, values, j * plan.bq)
+            mean = _mean(done).astype(out.dtype).reshape(size)
+            out = jax.lax.dynamic_update_slice(out, mean, at)
+            if lse:
+                row = _log_sum(done).reshape(1, 1, plan.bq, G)
+                at = (b, i, j * plan.bq, 0)
+                lse = [jax.lax.dynamic_update_slice(lse[0], row, at)]
+            return out, *lse
+
+        return jax.lax.fori_loop(0, q.shape[1] // plan.bq, query_block, written)
+
+    out, *lse = jax.lax.fori_loop(0, B * K, head, (q, *lse))
+    return out[:, :T], *lse
 
 
 def _blockwise_backward(plan: _Plan, kept: tuple[jax.Array, ...], g: jax.Array):
@@ -309,8 +356,25 @@ def _log_sum(carry: Softmax) -> jax.Array:
     return top + jnp.log(total)
 
 
+def _attend_rows(
+    plan: _Plan,
+    rows: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
+    start: jax.Array | int,
+) -> Softmax:
+    """The queries ``rows [R,H]`` from ``start`` on over blocks ``[n,bk,H]`` of keys."""
+
+    def key_block(j, carry):
+        scores = _scores(plan, rows, _row(keys, j), start, j)
+        return _online(carry, scores, _row(values, j))
+
+    last = plan.stop(start, keys.shape[0])
+    return jax.lax.fori_loop(0, last, key_block, _begin(rows))
+
+
 def _attend_head(
-    plan: _Plan, q: jax.Array, k: jax.Array, v: jax.Array, lse: jax.Array | None
+    plan: _Plan, q: jax.Array, k: jax.Array, v: jax.Array, lse: jax.Array | None = None
 ) -> tuple[jax.Array, ...]:
     """One kv head: q ``[T,G,H]`` with k, v ``[S,H]``, multiples of bq and bk.
 
@@ -321,14 +385,7 @@ def _attend_head(
 
     def query_block(i, written):
         rows = written[0].reshape(plan.bq * G, H)
-        start = i * plan.bq
-
-        def key_block(j, carry):
-            scores = _scores(plan, rows, _row(keys, j), start, j)
-            return _online(carry, scores, _row(values, j))
-
-        last = plan.stop(start, keys.shape[0])
-        done = jax.lax.fori_loop(0, last, key_block, _begin(rows))
+        done = _attend_rows(plan, rows, keys, values, i * plan.bq)
         out = _mean(done).astype(q.dtype)
         results = (out,) if lse is None else (out, _log_sum(done))
         return tuple(x.reshape(w.shape) for x, w in zip(results, written, strict=True))

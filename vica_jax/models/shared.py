@@ -16,7 +16,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from vica_jax.models.attention import DIRECT_LIMIT
+from vica_jax.models.attention import SHORT_LIMIT
 from vica_jax.models.blockwise import NEG_INF, attend_rows, blockwise_with_lse
 from vica_jax.models.cache import KV
 from vica_jax.models.layers import precision_of
@@ -52,7 +52,7 @@ def attend_shared(
         out, lse = attend_rows(rows, *prefix, prefix_length)
     shared = out.reshape(K, B, T, N // K, H).transpose(1, 2, 0, 3, 4)
     shared_lse = lse.reshape(K, B, T, N // K).transpose(1, 2, 0, 3)
-    if lengths is None and T * T > DIRECT_LIMIT:
+    if lengths is None and T * T > SHORT_LIMIT:
         out, lse = blockwise_with_lse(q, *own, causal=True)
         rest = out.astype(jnp.float32).reshape(shared.shape)
         rest_lse = lse.reshape(shared_lse.shape)

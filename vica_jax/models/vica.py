@@ -36,9 +36,10 @@ from vica_jax.typing import Batch, Params
 class Vica(nn.Module):
     """Parameters ``siglip siglip_projector [hiera hiera_projector] newline llm``.
 
-    ``frame_chunk`` frames are encoded at a time on each device, which bounds the
-    encoders' memory. With ``scan`` the homogeneous stacks hold stacked parameters and
-    every block is computed again in the backward pass as ``remat`` says (training).
+    ``frame_chunk`` frames are encoded at a time on each device, by Hiera half as many
+    (its first stages hold ten times as much), which bounds the encoders' memory. With
+    ``scan`` the homogeneous stacks hold stacked parameters and every block is computed
+    again in the backward pass as ``remat`` says (training).
     """
 
     cfg: VicaConfig
@@ -99,9 +100,10 @@ class Vica(nn.Module):
     def visual_bank(self, batch: Batch) -> jax.Array | None:
         """Everything visual in a batch as rows ``[B,R,D]``; None without media."""
         segments = []
+        hiera_chunk = max(self.frame_chunk // 2, 1)
 
-        def encode(function, *inputs):
-            rows = _in_chunks(self, function, inputs, self.frame_chunk)
+        def encode(function, *inputs, chunk=self.frame_chunk):
+            rows = _in_chunks(self, function, inputs, chunk)
             segments.append(rows.reshape(rows.shape[0], -1, rows.shape[-1]))
 
         if "frames" in batch:
@@ -113,12 +115,12 @@ class Vica(nn.Module):
             sizes = jnp.repeat(
                 batch["hiera_frame_sizes"][:, None], frames.shape[1], axis=1
             )
-            encode(Vica._encode_hiera_frames, frames, sizes)
+            encode(Vica._encode_hiera_frames, frames, sizes, chunk=hiera_chunk)
         if "hiera_frame_features" in batch:
             encode(Vica._project_frame_features, batch["hiera_frame_features"])
         if "hiera_images" in batch:
             sizes = batch["hiera_image_sizes"]
-            encode(Vica.encode_hiera, batch["hiera_images"], sizes)
+            encode(Vica.encode_hiera, batch["hiera_images"], sizes, chunk=hiera_chunk)
         if "hiera_image_features" in batch:
             encode(Vica._project_features, batch["hiera_image_features"])
         if not segments:
