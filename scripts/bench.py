@@ -15,14 +15,16 @@ scaling suite (``bench_scaling``) cost against frames, questions, batch and devi
 Exit status 1 when results differ or a case failed.
 """
 
+import importlib.util
 import json
+import os
 import platform
 import subprocess
 import sys
 import tempfile
 import time
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,8 @@ def main() -> None:
     names = [case.name for case in CASES]
     if unknown := [name for name in FLAGS.only if name not in names]:
         cli.fail(f"--only={unknown[0]}: take some of {', '.join(names)}")
+    if FLAGS.suite in ("cpu", "all") and importlib.util.find_spec("torch") is None:
+        cli.fail("the CPU suite needs torch: pip install -r requirements-parity.lock")
     suites = ["cpu", "scaling", "gpu"] if FLAGS.suite == "all" else [FLAGS.suite]
     numbers: dict[str, Any] = {"machine": machine(), "reduced": FLAGS.reduced}
     failed = []
@@ -162,8 +166,6 @@ def other_suite(suite: str, failed: list[str]) -> Any:
 
 def machine() -> dict[str, Any]:
     """What the figures hang on."""
-    import os
-
     packages = ("jax", "jaxlib", "flax", "torch", "transformers", "numpy", "pillow")
     model = platform.processor()
     info = Path("/proc/cpuinfo")
@@ -175,9 +177,16 @@ def machine() -> dict[str, Any]:
         "processor": model,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
+        "versions": {name: installed(name) for name in packages},
         "date": datetime.now(UTC).date().isoformat(),
     }
+
+
+def installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 if __name__ == "__main__":
