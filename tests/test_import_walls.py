@@ -55,8 +55,8 @@ MAY_IMPORT = {
 
 # Packages that are the business of a few modules (name: where they may be imported).
 ONLY_IN = {
-    "torch": "convert.torch_peer",
-    "transformers": "data.tokenizer convert.torch_peer",
+    "torch": "convert.torch_peer convert.torch_gpu",
+    "transformers": "data.tokenizer convert.torch_peer convert.torch_gpu",
     "tokenizers": "pretrain.words",
     "orbax": "checkpoint",
     "grain": "data train",
@@ -209,6 +209,7 @@ RIGHT = [
     ("vica_jax.decode.assistant", "from vica_jax.data.video import read", False),
     ("convert.load", "from vica_jax.decode.assistant import Assistant", False),
     ("convert.torch_peer", "def f():\n    import torch, transformers", False),
+    ("convert.torch_gpu", "def f():\n    import torch, transformers", False),
     ("scripts.generate", "from convert.load import load\nimport vica_jax", False),
 ]
 
