@@ -43,6 +43,7 @@ def python(*packages: str) -> list[Path]:
 SCRIPTS = [path for path in python("scripts") if "__main__" in path.read_text()]
 COMMANDS = {
     "bench_gpu",
+    "bench_scaling",
     "bench_session",
     "cache_features",
     "check_data",
