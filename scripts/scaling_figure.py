@@ -68,13 +68,14 @@ def _frames(panel: "Axes", points: list[dict[str, Any]]) -> None:
     panel.plot(x, y, "o-", color=BLUE, label="measured")
     panel.plot(x, ideal, **IDEAL, label="in proportion to model FLOPs")
     _powers(panel, x)
-    panel.set_yscale("log")
+    panel.set_yscale("log", base=2)
     panel.yaxis.set_major_formatter(_plain)
-    panel.yaxis.set_minor_formatter(_plain_few(y))
     _label(panel, "One question about a fresh video", "frames", "seconds")
 
 
 def _questions(panel: "Axes", found: Mapping[str, Any]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     points, line = found["points"], found["line"]
     x = [point["questions"] for point in points]
     y = [point["median_s"] for point in points]
@@ -96,6 +97,7 @@ def _questions(panel: "Axes", found: Mapping[str, Any]) -> None:
                 color=BLUE,
             )
     panel.set_ylim(bottom=0)
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     _label(panel, "Questions about one video", "questions", "seconds for all of them")
 
 
@@ -107,13 +109,12 @@ def _rows(panel: "Axes", points: list[dict[str, Any]]) -> None:
         ("decode_step_s", GREEN, "s-", "decode step"),
     ):
         each = [point[key] / point["rows"] for point in points]
-        unit, name = (1, "s") if each[0] > 0.5 else (1e3, "ms")
         panel.plot(
             x,
             [value / each[0] for value in each],
             mark,
             color=colour,
-            label=f"{said} ({each[0] * unit:.2g} {name} for one row)",
+            label=f"{said} ({_milliseconds(each[0])} for one row)",
         )
     panel.plot(x, [1 / n for n in x], **IDEAL, label="rows for nothing: 1 / rows")
     panel.axhline(1, **IDEAL)
@@ -126,7 +127,6 @@ def _rows(panel: "Axes", points: list[dict[str, Any]]) -> None:
 def _devices(panel: "Axes", records: list[dict[str, Any]]) -> None:
     styles = (("o-", BLUE), ("s-", RED), ("^-", GREEN), ("v-", PINK))
     programs = list(dict.fromkeys(record["program"] for record in records))
-    ideal = "by arithmetic"
     for program, (mark, colour) in zip(programs, styles, strict=True):
         own = [x for x in records if x["program"] == program and x["moved"]["total"]]
         x = [record["devices"] for record in own]
@@ -134,10 +134,10 @@ def _devices(panel: "Axes", records: list[dict[str, Any]]) -> None:
         panel.plot(x, y, mark, color=colour, label=program)
         if own and own[0]["expected"] is not None:
             expected = [record["expected"] / 1e6 for record in own]
-            panel.plot(x, expected, **IDEAL, label=ideal)
-            ideal = "_"  # once in the legend
-    _powers(panel, sorted({record["devices"] for record in records}))
+            panel.plot(x, expected, **IDEAL)
+    panel.plot([], [], **IDEAL, label="by arithmetic")
     panel.set_yscale("log")
+    _powers(panel, sorted({x["devices"] for x in records if x["moved"]["total"]}))
     panel.yaxis.set_major_formatter(_plain)
     title = "Bytes that each device receives in a step"
     _label(panel, title, "devices", "MB, float32")
@@ -160,7 +160,5 @@ def _plain(value: float, _: Any = None) -> str:
     return f"{value:g}"
 
 
-def _plain_few(values: list[float]) -> Any:
-    """Minor ticks are named where the values lie within one power of ten."""
-    few = max(values) < 10 * min(values)
-    return lambda value, _: f"{value:g}" if few else ""
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.{0 if seconds > 0.01 else 1}f} ms"
