@@ -245,12 +245,12 @@ class Inference:
 
     def _steps(self, state: DecodeState, prefix: Any) -> Row:
         """Chunks of steps as users run them, each from the same lengths."""
-        start = [np.asarray(x) for x in (state.lengths, state.positions, state.done)]
+        start = [np.array(x) for x in (state.lengths, state.positions, state.done)]
         choice = self.sampling.choice()
 
         def run():
             nonlocal state
-            lengths, positions, done = map(jnp.asarray, start)
+            lengths, positions, done = map(jnp.array, start)
             state = replace(state, lengths=lengths, positions=positions, done=done)
             state, tokens = decode(
                 self.model,
