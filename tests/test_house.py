@@ -43,6 +43,8 @@ def python(*packages: str) -> list[Path]:
 SCRIPTS = [path for path in python("scripts") if "__main__" in path.read_text()]
 COMMANDS = {
     "bench",
+    "bench_gpu",
+    "bench_scaling",
     "cache_features",
     "check_data",
     "convert_checkpoint",

@@ -53,10 +53,11 @@ MAY_IMPORT = {
     "vica_jax": "vica_jax",  # __init__ alone: it names the public API lazily
 }
 
+TORCH = "convert.torch_peer convert.torch_timed convert.torch_gpu"
 # Packages that are the business of a few modules (name: where they may be imported).
 ONLY_IN = {
-    "torch": "convert.torch_peer convert.torch_timed",
-    "transformers": "data.tokenizer convert.torch_peer convert.torch_timed",
+    "torch": TORCH,
+    "transformers": f"data.tokenizer {TORCH}",
     "tokenizers": "pretrain.words",
     "orbax": "checkpoint",
     "grain": "data train",
@@ -209,6 +210,7 @@ RIGHT = [
     ("vica_jax.decode.assistant", "from vica_jax.data.video import read", False),
     ("convert.load", "from vica_jax.decode.assistant import Assistant", False),
     ("convert.torch_peer", "def f():\n    import torch, transformers", False),
+    ("convert.torch_gpu", "def f():\n    import torch, transformers", False),
     ("scripts.generate", "from convert.load import load\nimport vica_jax", False),
 ]
 
