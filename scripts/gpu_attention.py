@@ -1,6 +1,5 @@
 """Attention at the model's own shapes, forward and backward, by each way there is."""
 
-import contextlib
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +11,7 @@ import numpy as np
 
 from scripts.gpu_timing import Options, Row, Skip, compute_dtype, on_gpu, rated, timed
 from vica_jax.data.example import bucket_length
-from vica_jax.models import attention
-from vica_jax.models.blockwise import blockwise
+from vica_jax.models.attention import attend
 from vica_jax.models.config import VicaConfig
 from vica_jax.models.variants import VARIANTS
 
@@ -93,9 +91,10 @@ class AttentionWays:
             raise AttributeError(name)
         return functools.partial(self._measure, where, way)
 
-    def _measure(self, where: str, way: str) -> list[Row]:
+    def _measure(self, where: str, way: Any) -> list[Row]:
         shape = shape_of(where, self.cfg, self.frames)
-        function, context = chosen(way)
+        if way == "cudnn" and not on_gpu():
+            raise Skip("cuDNN needs an NVIDIA GPU")
         keys = iter(jax.random.split(jax.random.key(0), 4))
 
         def draw(heads: int) -> jax.Array:
@@ -104,55 +103,25 @@ class AttentionWays:
 
         N, K = shape.heads, shape.kv_heads
         q, k, v, g = map(draw, (N, K, K, N))
-        forward = jax.jit(functools.partial(function, causal=shape.causal))
+        attention = functools.partial(attend, causal=shape.causal)
+        function = functools.partial(attention, implementation=way)
+        forward = jax.jit(function)
 
         @jax.jit
         def both(q, k, v, g):
-            out, pullback = jax.vjp(
-                functools.partial(function, causal=shape.causal), q, k, v
-            )
+            out, pullback = jax.vjp(function, q, k, v)
             return out, pullback(g)
 
         title, repeats = f"{where} {shape}, {way}", self.options.repeats
-        with context():
-            row = rated(timed(lambda: forward(q, k, v), repeats=repeats), shape.flops)
-            if way != "blockwise":
-                plain = jax.jit(functools.partial(blockwise, causal=shape.causal))
-                row["gap"] = gap(forward(q, k, v), plain(q, k, v))
-                row["note"] = f"{row['gap']:.1e} off blockwise"
-            rows = [{"name": title} | row]
-            # Backward: twice the forward's products, whatever is computed again.
-            row = rated(
-                timed(lambda: both(q, k, v, g), repeats=repeats), 3 * shape.flops
-            )
+        row = rated(timed(lambda: forward(q, k, v), repeats=repeats), shape.flops)
+        if way != "blockwise":
+            plain = jax.jit(functools.partial(attention, implementation="blockwise"))
+            row["gap"] = gap(forward(q, k, v), plain(q, k, v))
+            row["note"] = f"{row['gap']:.1e} off blockwise"
+        rows = [{"name": title} | row]
+        # Backward: twice the forward's products, whatever is computed again.
+        row = rated(timed(lambda: both(q, k, v, g), repeats=repeats), 3 * shape.flops)
         return [*rows, {"name": f"{title}, with gradients"} | row]
-
-
-def chosen(
-    way: str,
-) -> tuple[
-    Callable[..., jax.Array], Callable[[], contextlib.AbstractContextManager[Any]]
-]:
-    """The function of a way, and a context to trace and call it in.
-
-    Through the front door where it can be told (``attention.using``), else directly.
-
-    Raises:
-      Skip: the way needs a GPU.
-    """
-    if way == "cudnn" and not on_gpu():
-        raise Skip("cuDNN needs an NVIDIA GPU")
-    using = getattr(attention, "using", None)
-    if using is not None:
-        return attention.attend, functools.partial(using, way)
-    functions = {"auto": attention.attend, "blockwise": blockwise, "cudnn": _cudnn}
-    return functions[way], contextlib.nullcontext
-
-
-def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool) -> jax.Array:
-    return jax.nn.dot_product_attention(
-        q, k, v, is_causal=causal, implementation="cudnn"
-    )
 
 
 def gap(x: jax.Array, y: jax.Array) -> float:

@@ -17,7 +17,6 @@ from scripts.gpu_timing import (
     REFERENCE_FLOPS,
     Options,
     Row,
-    Skip,
     bandwidth,
     compute_dtype,
     random_params,
@@ -176,10 +175,7 @@ class Inference:
 
     def prefill_blockwise(self) -> list[Row]:
         """The prefill with attention in plain JAX everywhere."""
-        using = getattr(attention, "using", None)
-        if using is None:
-            raise Skip("models.attention has no `using`: its way cannot be chosen")
-        with using("blockwise"):
+        with attention.using("blockwise"):
             row = timed(self._prefill, repeats=min(self.options.repeats, 3))
         row = rated(row, self.flops("llm"))
         return [self._named("prefill, blockwise attention", row)]
