@@ -21,7 +21,6 @@ from typing import Any
 import ml_dtypes  # noqa: F401  (gives numpy the name "bfloat16")
 import numpy as np
 
-from vica_jax.data import pixels
 from vica_jax.data.conversation import always_supervised
 from vica_jax.data.example import Example, Medium
 from vica_jax.data.features import feature_keys, open_cache, place_features
@@ -30,6 +29,7 @@ from vica_jax.data.mixture import Mixture
 from vica_jax.data.order import epoch_order
 from vica_jax.data.record import RecordError, make_example, read_media
 from vica_jax.data.settings import DataSettings
+from vica_jax.data.threads import use_threads
 from vica_jax.data.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from vica_jax.errors import InputError
 from vica_jax.layout import VisualLayout
@@ -253,7 +253,7 @@ def start_worker(index: int, count: int) -> None:
     # Ctrl-C reaches every process of a terminal: the main one closes its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Workers are the parallelism: one thread each.
-    pixels.RESIZE_THREADS = 1
+    use_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     parent = parent_process()
     if parent is not None:
