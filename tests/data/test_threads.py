@@ -5,7 +5,14 @@ import threading
 
 import pytest
 
-from vica_jax.data.threads import MOST, map_threads, num_cores, num_threads, use_threads
+from vica_jax.data.threads import (
+    MOST,
+    map_threads,
+    num_cores,
+    num_readers,
+    num_threads,
+    use_threads,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +47,7 @@ def test_one_thread_is_the_caller():
     assert map_threads(lambda i: threading.current_thread(), range(3)) == [me] * 3
 
 
-def test_an_error_is_raised_when_all_have_ended():
+def test_an_error_ends_the_rest_and_is_raised_last():
     use_threads(2)
     go, ended = threading.Event(), []
 
@@ -52,8 +59,34 @@ def test_an_error_is_raised_when_all_have_ended():
         ended.append(i)
 
     with pytest.raises(KeyError, match="one"):
-        map_threads(do, range(2))
+        map_threads(do, range(9))
     assert ended == [0]
+
+
+def test_the_caller_gets_on_while_the_pool_is_taken():
+    use_threads(2)
+    go = threading.Event()
+    slow = [
+        threading.Thread(target=map_threads, args=(lambda i: go.wait(20), range(2)))
+        for _ in range(3)
+    ]
+    for thread in slow:
+        thread.start()
+    assert map_threads(lambda i: i + 1, range(5)) == [1, 2, 3, 4, 5]
+    assert not go.is_set()
+    nested = map_threads(lambda i: map_threads(lambda j: (i, j), range(2)), range(2))
+    assert nested == [[(0, 0), (0, 1)], [(1, 0), (1, 1)]]
+    go.set()
+    for thread in slow:
+        thread.join()
+
+
+def test_readers_follow_the_cores(monkeypatch):
+    counts = []
+    for cores in (1, 2, 6, 16, 64):
+        monkeypatch.setattr("vica_jax.data.threads.num_cores", lambda n=cores: n)
+        counts.append(num_readers())
+    assert counts == [2, 2, 3, 8, 8]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

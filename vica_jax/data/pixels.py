@@ -23,6 +23,7 @@ from vica_jax.layout import VisualLayout
 
 PAD_LEVEL = 127  # int(0.5 * 255), SigLIP's mean colour
 BUCKET = 64  # pixels; see bucket_size
+PREVIEW_FRAMES, PREVIEW_WIDTH = 8, 160
 
 ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray
 
@@ -90,6 +91,18 @@ def resize_siglip(frames: np.ndarray | Sequence[Image.Image], size: int) -> np.n
 
     map_threads(resize, range(len(frames)))
     return out
+
+
+def preview_frames(frames: np.ndarray) -> np.ndarray:
+    """A few of uint8 ``[n,h,w,3]``, evenly spaced and small: ``[<=8,h',160,3]``.
+
+    A preview's preview is itself.
+    """
+    chosen = np.unique(np.linspace(0, len(frames) - 1, PREVIEW_FRAMES).astype(int))
+    height = max(round(frames.shape[1] * PREVIEW_WIDTH / frames.shape[2]), 1)
+    size = PREVIEW_WIDTH, height
+    small = [Image.fromarray(frames[number]).resize(size) for number in chosen]
+    return np.stack([np.asarray(image) for image in small])
 
 
 def anyres_views(image: Image.Image, layout: VisualLayout) -> np.ndarray:

@@ -1,14 +1,13 @@
 """The threads that decode and resize: one pool for all callers of a process.
 
-FFmpeg and Pillow release the interpreter lock. However many videos are read at a time,
-no more than ``num_threads()`` frames are worked on, so a lone video has every core and
-many do not trample on each other.
+FFmpeg and Pillow release the interpreter lock. A lone video has every core; where many
+are read at a time, each by a thread of its own, they share ``num_threads()`` others.
 """
 
 import os
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 MOST = 16  # beyond it one video has too few parts to gain anything
@@ -69,21 +68,51 @@ def use_threads(count: int) -> None:
         pool.shutdown(wait=False)
 
 
+def num_readers() -> int:
+    """How many videos to read at a time where that alone is done: 2 to 8."""
+    return min(max(num_cores() // 2, 2), 8)
+
+
 def map_threads(
     do: Callable[[_Item], _Result], items: Iterable[_Item]
 ) -> list[_Result]:
-    """``do(item)`` for each, in the order of the items; must not be nested.
+    """``do(item)`` for each, in the order of the items.
 
-    What one of them raises is raised when all have ended; the first counts.
+    The caller works too, so it gets on while others wait for a slow disk in all threads
+    of the pool. After an error nothing more is begun; it is raised (the first, in the
+    items' order) when what had begun has ended.
     """
     parts = list(items)
+    results: dict[int, _Result] = {}
+    errors: dict[int, BaseException] = {}
+    turns, lock = list(range(len(parts)))[::-1], threading.Lock()
+
+    def work() -> None:
+        while True:
+            with lock:
+                if not turns:
+                    return
+                turn = turns.pop()
+            try:
+                results[turn] = do(parts[turn])
+            except BaseException as error:
+                with lock:
+                    turns.clear()
+                errors[turn] = error
+
     pool = _threads.get() if len(parts) > 1 else None
-    if pool is None:
-        return [do(part) for part in parts]
-    futures = [pool.submit(do, part) for part in parts]
+    helpers: list[Future[None]] = []
+    if pool is not None:
+        count = min(len(parts), num_threads()) - 1
+        helpers = [pool.submit(work) for _ in range(count)]
     try:
-        wait(futures)
-    finally:  # Ctrl-C too leaves nothing queued
-        for future in futures:
-            future.cancel()
-    return [future.result() for future in futures]
+        work()
+    finally:  # Ctrl-C too leaves nothing behind
+        with lock:
+            turns.clear()
+        for helper in helpers:
+            helper.cancel()
+        wait(helpers)
+    if errors:
+        raise errors[min(errors)]
+    return [results[turn] for turn in range(len(parts))]
