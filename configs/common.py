@@ -59,6 +59,8 @@ def training(
                 "max_bad_share": 0.02,
                 "num_workers": 8,
                 "hiera_cache": "",
+                "frame_cache": "",
+                "frame_cache_gb": 50.0,
                 "validation": "",
                 "validation_share": 0.0,
                 "shapes": {

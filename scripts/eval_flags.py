@@ -39,8 +39,14 @@ def define() -> None:
     flags.DEFINE_float("repetition_penalty", None, "default: the checkpoint's")
     flags.DEFINE_bool("exact", True, "also score options and numbers exactly")
     flags.DEFINE_integer("batch", 32, "questions of a video at a time, at most")
-    flags.DEFINE_integer("threads", 2, "threads that read videos ahead")
-    flags.DEFINE_integer("ahead", 2, "videos that may wait, read, in memory")
+    flags.DEFINE_integer(
+        "threads", None, "threads that read videos ahead; default: half the cores, 2-8"
+    )
+    flags.DEFINE_integer(
+        "ahead", None, "videos that may wait, read, in memory; default: as --threads"
+    )
+    flags.DEFINE_string("frame_cache", None, "folder to keep videos' pixels in")
+    flags.DEFINE_float("frame_cache_gb", 50.0, "its size, at most")
     flags.DEFINE_string("shard", "0/1", "this process's share of the videos: i/n")
     flags.DEFINE_integer("videos", None, "only the first so many videos", 1)
     flags.DEFINE_string("adapter", None, "PEFT LoRA folder, merged at load")
@@ -83,6 +89,7 @@ def run_settings(
     time_instruction: bool = False,
 ):
     """The flags as ``RunSettings``."""
+    from vica_jax.data.threads import num_readers
     from vica_jax.decode.settings import AnswerSettings
     from vica_jax.eval.frames import FrameSelection
     from vica_jax.eval.prompts import SCANQA_MAX_NEW_TOKENS, default_max_new_tokens
@@ -108,6 +115,7 @@ def run_settings(
         tol=FLAGS.maxvol_tol,
         fill=FLAGS.fill,
     )
+    threads = num_readers() if FLAGS.threads is None else FLAGS.threads
     index, _, count = FLAGS.shard.partition("/")
     if not (FLAGS.shard.isascii() and index.isdigit() and count.isdigit()):
         cli.fail(f"--shard={FLAGS.shard}: give i/n, such as 0/4")
@@ -119,8 +127,10 @@ def run_settings(
         thinking=FLAGS.thinking,
         exact=FLAGS.exact,
         batch=FLAGS.batch,
-        threads=FLAGS.threads,
-        ahead=FLAGS.ahead,
+        threads=threads,
+        ahead=threads if FLAGS.ahead is None else FLAGS.ahead,
+        frame_cache=FLAGS.frame_cache,
+        frame_cache_gb=FLAGS.frame_cache_gb,
         shard=(int(index), int(count)),
         point_maps=FLAGS.point_maps,
     )

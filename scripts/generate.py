@@ -38,6 +38,8 @@ flags.DEFINE_integer("top_k", 0, "0 keeps every token")
 flags.DEFINE_float("top_p", 1.0, "1 keeps every token")
 flags.DEFINE_integer("seed", 0, "seed of sampling", 0, 2**32 - 1)
 flags.DEFINE_float("repetition_penalty", None, "default: the checkpoint's")
+flags.DEFINE_string("frame_cache", None, "folder to keep videos' pixels in")
+flags.DEFINE_float("frame_cache_gb", 50.0, "its size, at most")
 flags.DEFINE_string("adapter", None, "PEFT LoRA folder, merged at load")
 flags.DEFINE_string("mesh", None, "devices, such as fsdp:2,tensor:4")
 flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "default by device")
@@ -47,6 +49,7 @@ flags.DEFINE_bool("stream", False, "print text as it is generated")
 
 def main() -> None:
     from convert.load import load_assistant
+    from vica_jax.data.frame_cache import FrameCache
     from vica_jax.decode.settings import AnswerSettings
     from vica_jax.sharding import make_mesh, parse_mesh
 
@@ -55,6 +58,11 @@ def main() -> None:
     media, chosen = source(), settings()
     AnswerSettings(**chosen)
     check_prompt(media, chosen)
+    frames = None  # one question: nothing is asked for twice
+    if FLAGS.frame_cache is not None:
+        frames = FrameCache(
+            FLAGS.frame_cache, folder_gb=FLAGS.frame_cache_gb, memory_gb=0
+        )
     mesh = None if FLAGS.mesh is None else make_mesh(parse_mesh(FLAGS.mesh))
     start = time.perf_counter()
     assistant = load_assistant(
@@ -65,6 +73,7 @@ def main() -> None:
         progress=True,
     )
     loaded = time.perf_counter() - start
+    assistant.frame_cache = frames
     if FLAGS.stream:
         pieces = assistant.stream(media, FLAGS.question, **chosen)
         while True:

@@ -19,13 +19,13 @@ import pytest
 from PIL import Image
 
 from convert.hf_config import from_hf
-from vica_jax.data import pixels
 from vica_jax.data.example import Example, Medium
 from vica_jax.data.loader import Loader, LoaderError, WorkerError
 from vica_jax.data.mixture import Mixture, Record, read_mixture
 from vica_jax.data.order import epoch_order
 from vica_jax.data.settings import DataSettings
 from vica_jax.data.slots import pack, read_example, unpack
+from vica_jax.data.threads import num_threads
 from vica_jax.data.tokenizer import load_tokenizer
 from vica_jax.layout import VisualLayout
 
@@ -332,7 +332,7 @@ class Telling(Mixture):
         facts = {
             "pid": os.getpid(),
             "backends": bool(bridge and bridge.backends_are_initialized()),
-            "threads": pixels.RESIZE_THREADS,
+            "threads": num_threads(),
             "interrupts": signal.getsignal(signal.SIGINT) == signal.SIG_IGN,
         }
         return Record(index=index, source="", value={"id": json.dumps(facts)})

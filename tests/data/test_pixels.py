@@ -17,6 +17,7 @@ from vica_jax.data.pixels import (
     padded_view,
     resize_siglip,
 )
+from vica_jax.data.threads import num_threads, use_threads
 from vica_jax.layout import VisualLayout
 
 TILED = ("large", "small", "tall", "wide")
@@ -85,6 +86,54 @@ def test_array_and_images_resize_alike():
     for number in range(5):  # the threads keep the order
         one = resize_siglip(frames[number : number + 1], 24)
         np.testing.assert_array_equal(one[0], expected[number])
+
+
+def bicubic_weights(old: int, new: int) -> np.ndarray:
+    """Pillow's antialiased bicubic as int64 ``[new, old]`` in units of 2**-22."""
+    scale = old / new
+    stretch = max(scale, 1.0)
+    out = np.zeros((new, old), np.int64)
+    for i in range(new):
+        centre = (i + 0.5) * scale
+        first = max(int(centre - 2 * stretch + 0.5), 0)
+        last = min(int(centre + 2 * stretch + 0.5), old)
+        x = np.abs((np.arange(first, last) - centre + 0.5) / stretch)
+        near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * (x**3 - 5 * x**2 + 8 * x - 4)
+        weights = np.where(x < 1, near, np.where(x < 2, far, 0))
+        weights /= weights.sum()
+        out[i, first:last] = np.trunc(weights * 2**22 + np.copysign(0.5, weights))
+    return out
+
+
+def fixed_point(frame: np.ndarray, size: int) -> np.ndarray:
+    """The resize as two integer products, columns first, rounded to bytes between."""
+
+    def rounded(total: np.ndarray) -> np.ndarray:
+        return np.clip((total + (1 << 21)) >> 22, 0, 255)
+
+    height, width = frame.shape[:2]
+    across = np.einsum("xw,hwc->hxc", bicubic_weights(width, size), frame)
+    columns = rounded(across)
+    return rounded(np.einsum("yh,hxc->yxc", bicubic_weights(height, size), columns))
+
+
+@pytest.mark.parametrize("height, width", [(61, 97), (97, 61), (30, 20), (48, 90)])
+@pytest.mark.parametrize("threads", [1, 4])
+def test_every_pixel_is_that_of_the_integer_products(
+    height: int, width: int, threads: int
+):
+    frames = np.stack([noise(height, width, seed) for seed in range(5)])
+    before = num_threads()
+    use_threads(threads)
+    pixels = resize_siglip(frames, 48)
+    use_threads(before)
+    np.testing.assert_array_equal(pixels, [fixed_point(f, 48) for f in frames])
+
+
+def test_grey_images_are_made_rgb():
+    grey = Image.fromarray(noise(30, 50)[..., 0])
+    (one,) = resize_siglip([grey], 24)
+    np.testing.assert_array_equal(one, resize_siglip([grey.convert("RGB")], 24)[0])
 
 
 def test_pixels_of_the_wanted_size_pass_through():
@@ -164,6 +213,11 @@ def test_buckets_pad_below_and_right(height: int, width: int, multiple: int):
     np.testing.assert_array_equal(padded[:, :height, :width], frames)
     assert not padded[:, height:].any()
     assert not padded[:, :, width:].any()
+
+
+def test_frames_that_fill_their_bucket_are_not_copied():
+    frames = noise(64, 128)[None]
+    assert bucket_frames(frames)[0] is frames
 
 
 def test_a_bucket_for_a_whole_batch():

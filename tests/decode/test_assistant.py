@@ -1,12 +1,18 @@
 """The assistant on the recorded tiny checkpoints (random weights)."""
 
+import threading
+
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from convert.load import load_assistant
+from vica_jax.data import media as media_module
 from vica_jax.data.conversation import PromptError, chatml, tokenize_chunks, user_turn
 from vica_jax.data.example import Example, LengthError, collate, video_medium
+from vica_jax.data.frame_cache import FrameCache
+from vica_jax.data.threads import num_threads, use_threads
 from vica_jax.decode import generate
 from vica_jax.decode.generate import make_generate
 from vica_jax.decode.measure import OutOfMemoryError
@@ -191,3 +197,54 @@ def test_out_of_memory_names_part_and_setting(assistant, monkeypatch):
     monkeypatch.setattr("vica_jax.decode.assistant.prefill", burst)
     with pytest.raises(OutOfMemoryError, match="in prefill: try --frames=4"):
         assistant.answer(video(), "What?", **SHORT)
+
+
+@pytest.fixture
+def film(tmp_path):
+    for number, frame in enumerate(video(6)):
+        Image.fromarray(frame).save(tmp_path / f"{number}.png")
+    return tmp_path
+
+
+def test_a_video_asked_again_is_not_read_again(assistant, film, monkeypatch):
+    monkeypatch.setattr(assistant, "frame_cache", FrameCache())
+    first = assistant.answer(film, "How many?", **SHORT)
+    again = assistant.answer(str(film), "How many?", **SHORT)
+    assert again.token_ids == first.token_ids and again.notes == first.notes
+    assert again.frame_times == first.frame_times
+    assert again.settings == first.settings
+    reading = {"read", "pixels", "cache"}
+    assert first.seconds.keys() & reading == reading
+    assert again.seconds.keys() & reading == {"cache"}
+    fewer = assistant.answer(film, "How many?", **SHORT | {"num_frames": 4})
+    assert fewer.seconds.keys() >= {"read"}
+    assert (assistant.frame_cache.hits, assistant.frame_cache.misses) == (1, 2)
+    monkeypatch.setattr(assistant, "frame_cache", None)
+    plain = assistant.answer(film, "How many?", **SHORT)
+    assert plain.token_ids == first.token_ids
+    assert plain.seconds.keys() & reading == {"read", "pixels"}
+
+
+def test_a_batch_reads_each_video_once_and_several_side_by_side(
+    assistant, film, monkeypatch
+):
+    monkeypatch.setattr(assistant, "frame_cache", None)
+    before = num_threads()
+    use_threads(2)
+    meet, real, opened = threading.Barrier(2, timeout=20), media_module.read_video, []
+
+    def reading(source, **options):
+        opened.append(source)
+        meet.wait()  # two at a time, or nobody gets past
+        return real(source, **options)
+
+    monkeypatch.setattr(media_module, "read_video", reading)
+    other = video(8, seed=3)
+    asked = [(film, "How many?"), (other, "Where?"), (str(film), "Which?")]
+    answers = assistant.answer_batch(asked, **SHORT)
+    use_threads(before)
+    monkeypatch.setattr(media_module, "read_video", real)
+    assert len(opened) == 2
+    for (source, question), answer in zip(asked, answers, strict=True):
+        alone = assistant.answer(source, question, **SHORT)
+        assert alone.token_ids == answer.token_ids

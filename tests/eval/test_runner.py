@@ -266,6 +266,80 @@ def test_videos_are_read_ahead_but_not_too_far():
     assert 1 < most[0] <= 4
 
 
+def test_videos_are_read_side_by_side_and_a_slow_one_holds_up_no_other():
+    """With 3 threads: 3 readers meet, and while the first hangs the rest is read."""
+    jobs = [runner._Job(video=str(i), batches=()) for i in range(8)]
+    settings = RunSettings(threads=3, ahead=5)
+    meet, slow = threading.Barrier(3, timeout=20), threading.Event()
+    read, rest = [], threading.Event()
+
+    def load(job):
+        if int(job.video) < 3:
+            meet.wait()
+        if job.video == "0":
+            assert slow.wait(20)
+        read.append(job.video)
+        if len(read) == 5:  # all that may be ahead, but for the first
+            rest.set()
+        return job.video
+
+    def release():
+        assert rest.wait(20)
+        slow.set()
+
+    helper = threading.Thread(target=release)
+    helper.start()
+    given = [loaded for _, loaded, _ in runner._read_ahead(jobs, load, settings)]
+    helper.join()
+    assert given == [str(i) for i in range(8)]
+    assert set(read[:5]) == {"1", "2", "3", "4", "5"}
+
+
+def test_the_device_does_not_wait_for_what_is_read_ahead():
+    """A video is asked for; all that may be ahead is there before the next is."""
+    jobs = [runner._Job(video=str(i), batches=()) for i in range(6)]
+    read = threading.Semaphore(0)
+
+    def load(job):
+        read.release()
+        return job.video
+
+    settings = RunSettings(threads=2, ahead=2)
+    for number, (job, loaded, waited) in enumerate(
+        runner._read_ahead(jobs, load, settings)
+    ):
+        assert (loaded, waited >= 0) == (job.video, True)
+        for _ in range(3 if number == 0 else 1):  # the device works meanwhile
+            if number + 3 <= len(jobs):
+                assert read.acquire(timeout=20)
+
+
+def test_a_cache_of_frames_changes_nothing_but_the_reading(
+    assistant, data, whole, tmp_path, monkeypatch
+):
+    cache = {"frame_cache": str(tmp_path / "cache")}
+    evaluate(assistant, data, tmp_path / "first", **cache)
+    assert same_report(whole, tmp_path / "first")
+
+    def opened(*args, **options):
+        raise AssertionError("the video is opened")
+
+    monkeypatch.setattr("vica_jax.data.media.read_video", opened)
+    evaluate(assistant, data, tmp_path / "second", **cache, threads=4)
+    assert same_report(whole, tmp_path / "second")
+    for name, steps in (("first", {"read", "pixels"}), ("second", set())):
+        lines = (tmp_path / name / "timing.jsonl").read_text().splitlines()
+        assert len(lines) == 4
+        for line in map(json.loads, lines):
+            assert line.keys() & {"read", "pixels", "cache"} == steps | {"cache"}
+            assert {"wait", "device"} <= line.keys()
+    for sheet in (whole / "frames").iterdir():
+        again = tmp_path / "second" / "frames" / sheet.name
+        assert again.read_bytes() == sheet.read_bytes()
+    with pytest.raises(InputError, match="leave it out with --frames=maxinfo"):
+        RunSettings(frames=FrameSelection(kind="maxinfo"), frame_cache="x")
+
+
 def test_what_breaks_the_reader_breaks_the_run():
     def load(job):
         raise ZeroDivisionError

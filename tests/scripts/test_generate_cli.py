@@ -107,6 +107,23 @@ def test_pyav_reads_the_same(told, vica, video, generate):
 
 
 # ---------------------------------------------------------------------- frames
+def test_a_frame_cache_serves_the_next_call(told, vica, video, tmp_path, generate):
+    options = {"frame_cache": tmp_path / "frames", "frame_cache_gb": 1}
+    calls = [
+        generate(checkpoint=vica, video=video, **TELL, **options).json for _ in range(2)
+    ]
+    for call, steps in zip(
+        calls, [{"read", "pixels", "cache"}, {"cache"}], strict=True
+    ):
+        assert call["seconds"].keys() & {"read", "pixels", "cache"} == steps
+        for name in ("answer", "token_ids", "frame_times", "settings", "notes"):
+            assert call[name] == told[name]
+    wrong = generate(
+        checkpoint=vica, video=video, **ASK, frame_cache=vica / "config.json"
+    )
+    assert wrong.code == 1 and "this is a file: give a folder" in wrong.err
+
+
 def test_fps(vica, video, generate):
     """Every round(10 / 3.3)-th frame; times are number / step, as in training."""
     result = generate(checkpoint=vica, video=video, fps=3.3, **TELL).json

@@ -175,6 +175,8 @@ FREE_CHANGES = {
     "data__video_folder": "moved",
     "data__max_bad_share": 0.9,
     "data__hiera_cache": "moved",
+    "data__frame_cache": "moved",
+    "data__frame_cache_gb": 9.0,
 }
 
 

@@ -10,12 +10,6 @@ Size: 1.8 MB an image and 59 MB a 64-frame video of ViCA2 (32 frames of 32 x 32 
 whose raw 480 x 640 frames are 29 MB: the cache trades disk for Hiera's time.
 """
 
-import contextlib
-import hashlib
-import json
-import os
-import platform
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,9 +17,15 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
+from vica_jax.data.cache_files import (
+    CacheFileError,
+    file_of,
+    identify,
+    key_of,
+    read_arrays,
+    write_arrays,
+)
 from vica_jax.data.example import Example
 from vica_jax.data.record import media_paths
 from vica_jax.data.settings import DataSettings
@@ -34,7 +34,7 @@ from vica_jax.layout import VisualLayout
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 COMMAND = "run python -m scripts.cache_features"
-_NAME, _SUM = "hiera", "crc32"
+_NAME = "hiera"
 
 
 class FeatureError(InputError):
@@ -72,41 +72,32 @@ class FeatureCache:
             "output_stage": layout.output_stage,
         }
         try:
-            file = _identify(path)
+            file = identify(path)
         except OSError as error:
             raise FeatureError(
                 f"{path}: cannot look at it ({error.strerror})"
             ) from None
-        text = json.dumps([recorded, file, list(indices), self.hiera_hash, tower])
-        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+        return key_of([recorded, file, list(indices), self.hiera_hash, tower])
 
     def path(self, key: str) -> Path:
-        """Where the features lie: 256 subfolders, for file systems that need them."""
-        return self.folder / key[:2] / f"{key}.safetensors"
+        """Where the features lie."""
+        return file_of(self.folder, key, ".safetensors")
 
     def write(self, key: str, features: np.ndarray) -> None:
-        """Store bfloat16 ``[m,r,r,C]`` under another name, then rename.
+        """Store bfloat16 ``[m,r,r,C]``, whole or not at all.
 
         Raises:
           FeatureError: another dtype or shape, or the file cannot be written.
         """
         self._check(features, None)
-        features = np.ascontiguousarray(features)
         path = self.path(key)
-        partial = path.with_suffix(f".{platform.node()}-{os.getpid()}.partial")
-        data = save({_NAME: features}, {_SUM: _checksum(features)})
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(data)
-            partial.replace(path)
+            write_arrays(path, {_NAME: features})
         except OSError as error:
             raise FeatureError(
-                f"{path}: cannot write the features ({error.strerror}): free some "
-                "space or name another folder"
+                f"{path}: cannot write the features ({error.strerror or error}): free "
+                "some space or name another folder"
             ) from None
-        finally:
-            with contextlib.suppress(OSError):  # renamed, or never there
-                partial.unlink()
 
     def read(self, key: str, num_frames: int) -> np.ndarray:
         """The stored bfloat16 ``[num_frames,r,r,C]``.
@@ -118,13 +109,9 @@ class FeatureCache:
         if not path.is_file():
             raise FeatureError(f"not in the feature cache: {COMMAND}")
         try:
-            with safe_open(path, framework="np") as file:
-                stated = (file.metadata() or {}).get(_SUM)
-                features = file.get_tensor(_NAME)
-            if stated != _checksum(features):
-                raise FeatureError("its checksum is another")
+            features = read_arrays(path)[0][_NAME]
             self._check(features, num_frames)
-        except (SafetensorError, OSError, FeatureError) as error:
+        except (CacheFileError, KeyError, OSError, FeatureError) as error:
             reason = str(error).split("\n")[0]
             raise FeatureError(
                 f"damaged in the feature cache ({path}: {reason}): remove that file "
@@ -202,18 +189,3 @@ def place_features(
             count = cache.layout.num_hiera_frames(len(medium.siglip))
         media.append(replace(medium, raw=None, hiera=cache.read(key, count)))
     return replace(example, media=media)
-
-
-def _identify(path: Path) -> list[int]:
-    """Size in bytes and last change in ns; of a folder's files also their number."""
-    if not path.is_dir():
-        stat = path.stat()
-        return [stat.st_size, stat.st_mtime_ns]
-    with os.scandir(path) as entries:
-        stats = [entry.stat() for entry in entries if entry.is_file()]
-    sizes = [stat.st_size for stat in stats]
-    return [len(stats), sum(sizes), max((s.st_mtime_ns for s in stats), default=0)]
-
-
-def _checksum(features: np.ndarray) -> str:
-    return f"{zlib.crc32(np.ascontiguousarray(features).view(np.uint8).data):08x}"

@@ -89,7 +89,8 @@ class Loaded:
     ``step`` counts from 0 over all epochs; ``examples`` stand in the order of the
     process's rows, unreadable ones and those that fill up an epoch's last batch are
     empty. ``consumed`` are the examples of the run after this batch, on all processes,
-    ``consumed_before`` those before it.
+    ``consumed_before`` those before it. ``frame_cache`` are its videos that were in the
+    cache of frames and those that were not; None without a cache.
     """
 
     step: int
@@ -99,6 +100,7 @@ class Loaded:
     examples: list[Example]
     bad: list[BadSample]
     truncated: list[TruncatedSample]
+    frame_cache: tuple[int, int] | None = None
 
 
 class Loader(Iterator[Loaded]):
@@ -205,6 +207,9 @@ class Loader(Iterator[Loaded]):
             truncated=[
                 TruncatedSample(**h["truncated"]) for h in headers if "truncated" in h
             ],
+            frame_cache=_add_up(
+                [h["frame_cache"] for h in headers if "frame_cache" in h]
+            ),
         )
 
     def close(self) -> None:
@@ -298,3 +303,7 @@ class Loader(Iterator[Loaded]):
                 self.num_workers,
                 wanted / 1e9,
             )
+
+
+def _add_up(found: list[list[int]]) -> tuple[int, int] | None:
+    return (sum(f[0] for f in found), sum(f[1] for f in found)) if found else None

@@ -13,17 +13,17 @@ import math
 import os
 import struct
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from vica_jax.data.threads import map_threads
 from vica_jax.errors import InputError
 from vica_jax.layout import VisualLayout
 
 PAD_LEVEL = 127  # int(0.5 * 255), SigLIP's mean colour
 BUCKET = 64  # pixels; see bucket_size
-RESIZE_THREADS = 2  # Pillow's resize releases the interpreter lock
+PREVIEW_FRAMES, PREVIEW_WIDTH = 8, 160
 
 ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray
 
@@ -71,7 +71,7 @@ def resize_bicubic(image: Image.Image, size_wh: tuple[int, int]) -> Image.Image:
 def resize_siglip(frames: np.ndarray | Sequence[Image.Image], size: int) -> np.ndarray:
     """Frames ``uint8[n, h, w, 3]`` or PIL images to ``uint8[n, size, size, 3]``.
 
-    By ``resize_bicubic``; the aspect ratio is not kept.
+    By ``resize_bicubic`` in threads (``data/threads``); the aspect ratio is not kept.
 
     Raises:
       ImageError: no frames, or an array of another dtype or shape.
@@ -85,14 +85,24 @@ def resize_siglip(frames: np.ndarray | Sequence[Image.Image], size: int) -> np.n
     def resize(index: int) -> None:
         frame = frames[index]
         image = Image.fromarray(frame) if isinstance(frame, np.ndarray) else frame
-        out[index] = np.asarray(resize_bicubic(image.convert("RGB"), (size, size)))
+        if image.mode != "RGB":  # convert would copy
+            image = image.convert("RGB")
+        out[index] = np.asarray(resize_bicubic(image, (size, size)))
 
-    if len(frames) == 1:
-        resize(0)
-    else:
-        with ThreadPoolExecutor(RESIZE_THREADS) as pool:
-            list(pool.map(resize, range(len(frames))))
+    map_threads(resize, range(len(frames)))
     return out
+
+
+def preview_frames(frames: np.ndarray) -> np.ndarray:
+    """A few of uint8 ``[n,h,w,3]``, evenly spaced and small: ``[<=8,h',160,3]``.
+
+    A preview's preview is itself.
+    """
+    chosen = np.unique(np.linspace(0, len(frames) - 1, PREVIEW_FRAMES).astype(int))
+    height = max(round(frames.shape[1] * PREVIEW_WIDTH / frames.shape[2]), 1)
+    size = PREVIEW_WIDTH, height
+    small = [Image.fromarray(frames[number]).resize(size) for number in chosen]
+    return np.stack([np.asarray(image) for image in small])
 
 
 def anyres_views(image: Image.Image, layout: VisualLayout) -> np.ndarray:
@@ -135,8 +145,8 @@ def bucket_frames(
     """Frames ``uint8[m, h, w, 3]`` with zeros below and right, and ``(h, w)``.
 
     The padded size is ``bucket`` (one for a whole batch), or else
-    ``bucket_size(h, w, multiple)``. Hiera's resize reads only the first ``h`` rows
-    and ``w`` columns.
+    ``bucket_size(h, w, multiple)``; frames that have it already are not copied. Hiera's
+    resize reads only the first ``h`` rows and ``w`` columns.
 
     Raises:
       ImageError: wrong dtype or shape, or ``bucket`` is smaller than the frames.
@@ -146,8 +156,11 @@ def bucket_frames(
     rows, cols = bucket or bucket_size(height, width, multiple)
     if rows < height or cols < width:
         raise ImageError(f"frames of {height}x{width} exceed the bucket {rows}x{cols}")
-    pad = ((0, 0), (0, rows - height), (0, cols - width), (0, 0))
-    return np.pad(frames, pad), (height, width)
+    if (rows, cols) == (height, width):
+        return frames, (height, width)
+    padded = np.zeros((len(frames), rows, cols, 3), np.uint8)
+    padded[:, :height, :width] = frames
+    return padded, (height, width)
 
 
 def _upright_rgb(image: Image.Image, name: str) -> Image.Image:

@@ -35,7 +35,8 @@ from vica_jax.data.conversation import (
     tokenize_chunks,
     training_turn,
 )
-from vica_jax.data.example import Example, Medium, image_medium, video_medium
+from vica_jax.data.example import Example, Medium, image_medium
+from vica_jax.data.frame_cache import FrameCache, VideoPixels, video_pixels
 from vica_jax.data.media import Images, Media, Video
 from vica_jax.data.pixels import open_image
 from vica_jax.data.settings import DataSettings
@@ -57,7 +58,7 @@ UNREAD_MEDIA = ("images", "videos", "audio", "audios")  # a slip, or not support
 NOISE = "QA_GT_caption_based_noisy"  # VideoInstruct-100k; the reference deletes it
 
 Modality = Literal["text", "image", "images", "video"]
-MediaReader = Callable[[Mapping[str, Any], DataSettings], Media | None]
+MediaReader = Callable[[Mapping[str, Any], DataSettings], Media | VideoPixels | None]
 
 
 class RecordError(InputError):
@@ -150,6 +151,30 @@ def read_media(record: Mapping[str, Any], settings: DataSettings) -> Media | Non
         ) from None
 
 
+def read_cached(
+    record: Mapping[str, Any],
+    settings: DataSettings,
+    layout: VisualLayout,
+    cache: FrameCache,
+) -> Media | VideoPixels | None:
+    """As ``read_media``, but a video comes from ``cache`` or goes there."""
+    if modality(record) != "video":
+        return read_media(record, settings)
+    (path,) = media_paths(record, settings)
+    names = ("num_frames", "fps", "folder_fps")
+    how = {name: getattr(settings, name) for name in names}
+    key = cache.key(path, layout, **how)
+    found = None if key is None else cache.get(key)
+    if found is not None:
+        return found
+    media = read_media(record, settings)
+    assert isinstance(media, Video)
+    pixels = video_pixels(media.clip, layout)
+    if key is not None:
+        cache.put(key, pixels)
+    return pixels
+
+
 def make_example(
     record: Mapping[str, Any],
     *,
@@ -172,10 +197,11 @@ def make_example(
     opened = read(record, settings)
     media: list[Medium] = []
     if isinstance(opened, Video):
-        clip = opened.clip
-        media = [video_medium(clip.frames, layout)]
+        opened = video_pixels(opened.clip, layout)
+    if isinstance(opened, VideoPixels):
+        media = [opened.medium]
         if settings.time_instruction:
-            turns = _instruct(turns, time_instruction(clip))
+            turns = _instruct(turns, time_instruction(opened.sample))
     elif isinstance(opened, Images):
         mode = settings.images if len(opened.images) == 1 else "padded"
         media = [image_medium(image, layout, mode) for image in opened.images]

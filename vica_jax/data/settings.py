@@ -65,6 +65,10 @@ class DataSettings:
     max_bad_share: float = 0.02
     num_workers: int = 8
     hiera_cache: str = ""  # folder of cached Hiera features, see scripts.cache_features
+    frame_cache: str = (
+        ""  # folder where videos' pixels are kept between epochs and runs
+    )
+    frame_cache_gb: float = 50.0
     validation: str = ""
     validation_share: float = 0.0
     shapes: ShapeBuckets = field(default_factory=ShapeBuckets)
@@ -83,6 +87,10 @@ class DataSettings:
                 raise SettingsError(
                     f"{name}: must lie in 0..1, got {getattr(self, name)}"
                 )
+        if not self.frame_cache_gb > 0:
+            raise SettingsError(
+                f"frame_cache_gb: must be positive, got {self.frame_cache_gb}"
+            )
         if self.validation and self.validation_share:
             raise SettingsError("give validation or validation_share, not both")
         if self.num_workers < 0:

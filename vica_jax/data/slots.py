@@ -13,7 +13,6 @@ import signal
 import threading
 import traceback
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cached_property
 from multiprocessing import connection, parent_process
 from typing import Any
@@ -21,15 +20,21 @@ from typing import Any
 import ml_dtypes  # noqa: F401  (gives numpy the name "bfloat16")
 import numpy as np
 
-from vica_jax.data import pixels
 from vica_jax.data.conversation import always_supervised
 from vica_jax.data.example import Example, Medium
 from vica_jax.data.features import feature_keys, open_cache, place_features
-from vica_jax.data.media import Media, Video
+from vica_jax.data.frame_cache import FrameCache, VideoPixels
+from vica_jax.data.media import Media
 from vica_jax.data.mixture import Mixture
 from vica_jax.data.order import epoch_order
-from vica_jax.data.record import RecordError, make_example, read_media
+from vica_jax.data.record import (
+    RecordError,
+    make_example,
+    read_cached,
+    read_media,
+)
 from vica_jax.data.settings import DataSettings
+from vica_jax.data.threads import use_threads
 from vica_jax.data.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from vica_jax.errors import InputError
 from vica_jax.layout import VisualLayout
@@ -45,27 +50,28 @@ def read_example(
     layout: VisualLayout,
     settings: DataSettings,
     hiera_hash: str = "",
+    frames: FrameCache | None = None,
 ) -> Example:
     """One record of a mixture as an example, a video's ``indices`` with it.
 
     With ``settings.hiera_cache``, cached features stand in place of raw frames.
+    ``frames`` is where videos' pixels are looked for first.
 
     Raises:
       InputError: the record or its media cannot be read, or are not in the cache.
     """
-    record, opened = mixture[index].value, []
+    record = mixture[index].value
 
-    def read(record: Mapping[str, Any], settings: DataSettings) -> Media | None:
-        opened.append(read_media(record, settings))
-        return opened[-1]
+    def read(
+        record: Mapping[str, Any], settings: DataSettings
+    ) -> Media | VideoPixels | None:
+        if frames is None:
+            return read_media(record, settings)
+        return read_cached(record, settings, layout, frames)
 
     example = make_example(
         record, tokenizer=tokenizer, layout=layout, settings=settings, read=read
     )
-    if opened and isinstance(opened[-1], Video):
-        indices = tuple(opened[-1].clip.indices.tolist())
-        media = [replace(medium, indices=indices) for medium in example.media]
-        example = replace(example, media=media)
     if not settings.hiera_cache:
         return example
     cache = open_cache(layout, settings, hiera_hash)
@@ -121,21 +127,38 @@ class Slots:
 
     def __getstate__(self) -> dict[str, Any]:
         state = {**vars(self), "_epoch": -1, "_order": np.zeros(0, np.int64)}
-        state.pop("tokenizer", None)
+        for name in ("tokenizer", "frames"):
+            state.pop(name, None)
         return state
 
     @cached_property
     def tokenizer(self) -> Any:
         return load_tokenizer(self.tokenizer_folder)
 
+    @cached_property
+    def frames(self) -> FrameCache | None:
+        """The cache of frames that the settings name; on disk, for all workers."""
+        data = self.settings
+        if not data.frame_cache:
+            return None
+        return FrameCache(data.frame_cache, folder_gb=data.frame_cache_gb, memory_gb=0)
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         try:
+            before = self._found()
             header, data = self._read(index)
+            if before is not None:
+                counts = zip(before, self._found() or before, strict=True)
+                header["frame_cache"] = [now - then for then, now in counts]
         except InputError as error:
             header, data = {"unusable": str(error)}, np.zeros(0, np.uint8)
         except BaseException:  # SystemExit too: it would end the worker without a word
             header, data = {"failure": traceback.format_exc()}, np.zeros(0, np.uint8)
         return {"header": json.dumps(header), "data": data}
+
+    def _found(self) -> tuple[int, int] | None:
+        """Hits and misses of the frame cache so far; None without one."""
+        return None if self.frames is None else (self.frames.hits, self.frames.misses)
 
     def _read(self, slot: int) -> tuple[dict[str, Any], np.ndarray]:
         step, row = divmod(slot, len(self.rows))
@@ -170,6 +193,7 @@ class Slots:
                 layout=self.layout,
                 settings=self.settings,
                 hiera_hash=self.hiera_hash,
+                frames=self.frames,
             )
             length, kept = example.length(self.layout), self.layout.context_length
             if length > kept:
@@ -253,7 +277,7 @@ def start_worker(index: int, count: int) -> None:
     # Ctrl-C reaches every process of a terminal: the main one closes its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Workers are the parallelism: one thread each.
-    pixels.RESIZE_THREADS = 1
+    use_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     parent = parent_process()
     if parent is not None:

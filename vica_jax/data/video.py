@@ -1,7 +1,7 @@
 """Videos to sampled frames: which frames, at what times, and their pixels.
 
 The sampling rule is the reference's: every ``round(avg_fps / fps)``-th frame, or
-uniformly from the first to the last. Sources are video files (``data/video_file``),
+uniformly from the first to the last. Sources are video files (``data/video_frames``),
 folders of frames, and frames in memory.
 
 Deviations from the reference: a folder's frames stand in natural order (2 before 10),
@@ -19,13 +19,8 @@ import numpy as np
 from PIL import Image
 
 from vica_jax.data.pixels import ImageError, open_image
-from vica_jax.data.video_file import (
-    Reader,
-    VideoError,
-    VideoFile,
-    index_file,
-    read_frames,
-)
+from vica_jax.data.video_file import VideoError, VideoFile, index_file
+from vica_jax.data.video_frames import Reader, read_frames
 
 __all__ = [
     "FrameSample",
@@ -151,7 +146,7 @@ def read_video(
     are taken uniformly. Folders, arrays ``uint8[n, h, w, 3]`` and lists of PIL images
     carry no clock: they count as 2 fps unless ``source_fps`` says otherwise (for a
     file it overrides the stated rate). Only sampled frames are kept in memory.
-    ``reader`` is for files: see ``data/video_file``.
+    ``reader`` is for files: see ``data/video_frames``.
 
     Raises:
       VideoError: missing, not a video, without a video stream or frames, cut short or

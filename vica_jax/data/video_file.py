@@ -1,29 +1,18 @@
-"""Exact frames of a video file by number, through decord or PyAV.
+"""A video file as its packets describe it, and its frames as a decoder gives them.
 
-decord reads with one thread, as in the reference; PyAV reads where decord is missing,
-fails, or cannot seek exactly: decord numbers keyframes in decoding order, so that open
-GOPs, MPEG-TS and AVI files with B-frames yield neighbours of the frame asked for.
-Frames count in presentation order. Measured on decord 0.6.0 and PyAV 18.1: the same
-pixels for 8-bit video of even height (MPEG-4 part 2 within 2 levels); 10-bit 4:2:0
-and odd heights differ in chroma along colour edges, by 2 levels on average on a
-pattern of hard edges: two generations of swscale.
-
-decord conceals damage or waits for ever on it. So PyAV first decodes whatever leads to
-the wanted frames and heeds the decoder's error flags. Damage that leaves a decodable
-stream, as it often does in HEVC, is beyond detection.
+Frames count in presentation order. decord numbers keyframes in decoding order, so that
+open GOPs, MPEG-TS and AVI files with B-frames yield neighbours of the frame asked for:
+``VideoFile.not_for_decord`` says so.
 """
 
-import importlib
 import os
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from types import ModuleType
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import av
-import numpy as np
 from av.error import FFmpegError
 
 from vica_jax.errors import InputError
@@ -31,18 +20,15 @@ from vica_jax.errors import InputError
 # Containers in which decord's seeking was exact (measured on decord 0.6.0).
 DECORD_FORMATS = ("mov,mp4", "matroska", "avi")
 STILL_FORMATS = ("_pipe", "image2", "tty")  # FFmpeg reads pictures and text as video
-DECORD_PREFIX = re.compile(r"^(\[[\d:]+\] \S+: )+")  # [time] source.cc:line:
 NO_PTS = -(2**63)
 CUT_SHORT = 0.05  # a Matroska file this much shorter than it states has lost its end
-
-Reader = Literal["auto", "decord", "pyav"]
 
 
 class VideoError(InputError):
     """A video that cannot be read as asked; the message names file and frame."""
 
 
-class _DamageError(Exception):
+class DamageError(Exception):
     """Frame ``number`` does not come out of the decoder."""
 
     def __init__(self, number: int, reason: str):
@@ -76,7 +62,7 @@ class VideoFile:
     def key_before(self, number: int) -> tuple[int, int]:
         return self.keys[bisect_right(self.keys, number, key=lambda key: key[0]) - 1]
 
-    def error(self, damage: _DamageError) -> VideoError:
+    def error(self, damage: DamageError) -> VideoError:
         frame = f"frame {damage.number}"
         if self.avg_fps:
             frame += f" ({damage.number / self.avg_fps:.2f} s)"
@@ -98,7 +84,7 @@ def index_file(path: str) -> VideoFile:
     if not os.path.exists(path):
         raise VideoError(f"{path}: no such video file or folder of frames")
     try:
-        with _open(path) as container:
+        with open_container(path) as container:
             if container.format.name.endswith(STILL_FORMATS):
                 raise VideoError(f"{path}: a picture or a text, not a video")
             if not container.streams.video:
@@ -109,36 +95,6 @@ def index_file(path: str) -> VideoFile:
         raise VideoError(
             f"{path}: no video, or too damaged to open ({reason})"
         ) from None
-
-
-def read_frames(
-    file: VideoFile, numbers: list[int], reader: Reader = "auto"
-) -> tuple[np.ndarray, str, tuple[str, ...]]:
-    """Frames ``uint8[n, h, w, 3]``, RGB and upright, the reader's name, and notes.
-
-    ``numbers`` are sorted and unique. ``auto`` is decord where it is installed and
-    exact, else PyAV.
-
-    Raises:
-      VideoError: damage on the way to a wanted frame, or ``reader`` cannot do it.
-    """
-    decord = None if reader == "pyav" else _import_decord()
-    if reader == "decord" and decord is None:
-        raise VideoError(f"{file.path}: decord is not installed; use reader 'pyav'")
-    problem = file.not_for_decord
-    if decord is not None and not problem:
-        _, turn = _decode(file, numbers, keep=False)
-        try:
-            frames = _decord_frames(decord, file, numbers)
-            return turn.after_decord(frames), "decord", turn.notes
-        except Exception as error:  # whatever decord throws, PyAV can read the file
-            first_line = str(error).strip().partition("\n")[0][:200]
-            problem = DECORD_PREFIX.sub("", first_line)
-    if reader == "decord":
-        raise VideoError(f"{file.path}: decord cannot ({problem}); use reader 'pyav'")
-    frames, turn = _decode(file, numbers)
-    note = (f"read by PyAV instead of decord: {problem}",) if decord else ()
-    return frames, "pyav", turn.notes + note
 
 
 # ------------------------------------------------------------------------- index
@@ -158,7 +114,7 @@ def _facts(packet: Any) -> _Packet:
     return _Packet(pts, packet.duration or 0, *map(bool, flags))
 
 
-def _open(path: str) -> Any:
+def open_container(path: str) -> Any:
     # An absolute path is never taken for a protocol ("scene:1.mp4").
     return av.open(os.path.abspath(path), metadata_errors="replace")
 
@@ -220,7 +176,7 @@ def _check_whole(
             reason = f"the header announces {stated:.2f} s, {end:.2f} are there"
     if reason:
         total = stream.frames if stream.frames > whole else 0
-        raise replace(file, total=total).error(_DamageError(whole, reason))
+        raise replace(file, total=total).error(DamageError(whole, reason))
 
 
 def _missing_bytes(path: str) -> int:
@@ -250,119 +206,15 @@ def _seconds(clock: str) -> float | None:
 def _count_frames(file: VideoFile) -> int:
     """Decode the whole file to count its frames."""
     try:
-        with _open(file.path) as container:
-            stream = _watched(container)
-            return sum(1 for _ in _numbered(file, container, stream, 0))
-    except _DamageError as damage:
+        with open_container(file.path) as container:
+            stream = watched_stream(container)
+            return sum(1 for _ in numbered_frames(file, container, stream, 0))
+    except DamageError as damage:
         raise replace(file, total=0).error(damage) from None
 
 
-# ------------------------------------------------------------------- orientation
-@dataclass(frozen=True, kw_only=True)
-class _Turn:
-    """What makes a frame upright: mirror top and bottom, then turn anticlockwise."""
-
-    quarters: int = 0
-    mirrored: bool = False
-    notes: tuple[str, ...] = ()
-
-    def upright(self, pixels: np.ndarray) -> np.ndarray:
-        """Stored pixels ``[h, w, 3]`` to upright ones."""
-        return np.rot90(pixels[::-1] if self.mirrored else pixels, self.quarters)
-
-    def after_decord(self, frames: np.ndarray) -> np.ndarray:
-        """decord's frames ``[n, h, w, 3]``, which it turns but does not mirror."""
-        if not self.mirrored:
-            return frames
-        return np.ascontiguousarray(np.flip(frames, 1 + self.quarters % 2))
-
-
-def _turn(frame: av.VideoFrame) -> _Turn:
-    """What the display matrix (phones write one) says; its y axis points down."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return _Turn()
-    a, b, _, c, d = np.sign(np.frombuffer(matrix, np.int32)[:5]).tolist()
-    determinant = a * d - b * c
-    if abs(a) + abs(b) != 1 or abs(c) + abs(d) != 1 or not determinant:
-        return _Turn(notes=("a display matrix that is no quarter turn is left out",))
-    quarters = {(1, 0): 0, (0, -1): 1, (-1, 0): 2, (0, 1): 3}[a, b]
-    if not quarters and determinant > 0:
-        return _Turn()
-    note = f"turned by {-quarters * 90 % 360} degrees clockwise, as the file says"
-    if determinant < 0:
-        note = f"mirrored top and bottom, {note}"
-    return _Turn(quarters=quarters, mirrored=determinant < 0, notes=(note,))
-
-
-# ----------------------------------------------------------------------- readers
-def _import_decord() -> ModuleType | None:
-    try:
-        decord = importlib.import_module("decord")
-    except (ImportError, OSError, RuntimeError):  # absent, or its library unusable
-        return None
-    decord.logging.set_level(decord.logging.QUIET)
-    return decord
-
-
-def _decord_frames(
-    decord: ModuleType, file: VideoFile, numbers: list[int]
-) -> np.ndarray:
-    # fault_tol just above 0: the first frame that decord would replace is an error.
-    path, tolerance = os.path.abspath(file.path), "0.000000001"
-    video = decord.VideoReader(path, decord.cpu(0), num_threads=1, fault_tol=tolerance)
-    if len(video) != file.total:
-        raise ValueError(f"it counts {len(video)} frames where {file.total} are shown")
-    return video.get_batch(numbers).asnumpy()
-
-
-def _decode(
-    file: VideoFile, numbers: list[int], keep: bool = True
-) -> tuple[np.ndarray, _Turn]:
-    """Upright pixels of the numbered frames by PyAV, exact or an error.
-
-    Seeks to keyframes; where that does not lead to a frame, decodes from the start.
-    ``keep=False`` looks for damage only and returns no pixels.
-    """
-    if file.pts:
-        try:
-            return _decode_once(file, numbers, keep, seek=True)
-        except (_DamageError, FFmpegError):
-            pass
-    try:
-        return _decode_once(file, numbers, keep, seek=False)
-    except _DamageError as damage:
-        raise file.error(damage) from None
-
-
-def _decode_once(
-    file: VideoFile, numbers: list[int], keep: bool, seek: bool
-) -> tuple[np.ndarray, _Turn]:
-    pixels, turn, width, height = np.empty((0,), np.uint8), _Turn(), 0, 0
-    run: Iterator[tuple[int, av.VideoFrame]] = iter(())
-    with _open(file.path) as container:
-        stream = _watched(container)
-        for place, number in enumerate(numbers):
-            key, stamp = file.key_before(number) if seek else (0, 0)
-            if place == 0 or key > numbers[place - 1] + 1:
-                if seek:
-                    container.seek(stamp, stream=stream)
-                run = _numbered(file, container, stream, key)
-            at, frame = next((found for found in run if found[0] >= number), (-1, None))
-            if at != number or frame is None:
-                raise _DamageError(number, "the decoder leaves it out")
-            if place == 0:
-                turn, width, height = _turn(frame), frame.width, frame.height
-            if keep:
-                rgb = frame.to_ndarray(format="rgb24", width=width, height=height)
-                upright = turn.upright(rgb)
-                if place == 0:
-                    pixels = np.empty((len(numbers), *upright.shape), np.uint8)
-                pixels[place] = upright
-    return pixels, turn
-
-
-def _watched(container: Any) -> Any:
+# ---------------------------------------------------------------------- decoding
+def watched_stream(container: Any) -> Any:
     """The video stream, its decoder set to report damage.
 
     FFmpeg's slice threads lose the error flags of H.264 (so one thread, as decord
@@ -370,7 +222,7 @@ def _watched(container: Any) -> Any:
     """
     stream = container.streams.best("video")
     if stream is None or stream.codec_context is None:
-        raise _DamageError(0, "no decoder for its video stream")
+        raise DamageError(0, "no decoder for its video stream")
     stream.thread_type = "NONE"
     stream.codec_context.thread_count = 1
     if stream.codec_context.name == "hevc":
@@ -378,7 +230,7 @@ def _watched(container: Any) -> Any:
     return stream
 
 
-def _numbered(
+def numbered_frames(
     file: VideoFile, container: Any, stream: Any, start: int
 ) -> Iterator[tuple[int, av.VideoFrame]]:
     """Decoded frames with their numbers, from ``start`` on.
@@ -391,18 +243,18 @@ def _numbered(
         for packet in container.demux(stream):
             stamp = packet.pts
             if packet.is_corrupt:
-                raise _DamageError(_first(file.number(stamp), count), "broken off")
+                raise DamageError(_first(file.number(stamp), count), "broken off")
             for frame in packet.decode():
                 number = file.number(frame.pts) if file.pts else count
                 if number is None or number < start:
                     continue
                 if frame.is_corrupt:
-                    raise _DamageError(number, "the decoder reports errors")
+                    raise DamageError(number, "the decoder reports errors")
                 yield number, frame
                 count = number + 1
     except (FFmpegError, OSError) as error:
         number = _first(file.number(stamp), count)
-        raise _DamageError(number, error.strerror or type(error).__name__) from None
+        raise DamageError(number, error.strerror or type(error).__name__) from None
 
 
 def _first(number: int | None, otherwise: int) -> int:

@@ -26,6 +26,8 @@ from vica_jax.checkpoint.manifest import TOKENIZER
 from vica_jax.checkpoint.tree import stored_leaves
 from vica_jax.data.conversation import PromptError
 from vica_jax.data.example import Example, check_length, collate
+from vica_jax.data.frame_cache import FrameCache
+from vica_jax.data.threads import map_threads
 from vica_jax.data.tokenizer import Tokenizer, load_tokenizer, stream_text
 from vica_jax.decode.answer import Answer, make_answer
 from vica_jax.decode.generate import (
@@ -48,7 +50,7 @@ from vica_jax.decode.prompt import (
 )
 from vica_jax.decode.session import VideoSession, open_session
 from vica_jax.decode.settings import AnswerSettings, make_sampling
-from vica_jax.layout import LayoutError
+from vica_jax.layout import LayoutError, VisualLayout
 from vica_jax.models.config import VicaConfig
 from vica_jax.models.vica import Vica, abstract_vica, apply
 from vica_jax.sharding import param_shardings
@@ -75,6 +77,10 @@ class Assistant:
       hf_config: its config.json, for EOS and pad ids that the former lacks.
       dtype: compute dtype.
       mesh: devices to run on, or None for the default device.
+
+    Attributes:
+      frame_cache: what it has read of video files: the last ones in memory. Another
+        ``FrameCache`` may be set, one with a folder, or None to read each time.
     """
 
     def __init__(
@@ -95,6 +101,7 @@ class Assistant:
         self.hf_config = dict(hf_config or {})
         self.dtype = jnp.dtype(dtype)
         self.mesh = mesh
+        self.frame_cache: FrameCache | None = FrameCache()
 
     @classmethod
     def load(
@@ -156,7 +163,8 @@ class Assistant:
         ``open``, ``answer`` and the others take the result in place of the source.
         """
         chosen = AnswerSettings(**settings)
-        return read_media(media, chosen, self.model(chosen).cfg.layout)
+        layout = self.model(chosen).cfg.layout
+        return read_media(media, chosen, layout, self.frame_cache)
 
     def open(self, media: Any, **settings: Any) -> VideoSession:
         """Read a video or images once, to ask about it many times.
@@ -273,9 +281,10 @@ class Assistant:
         model = self.model(settings)
         layout = model.cfg.layout
         sampling = self.sampling(settings)
+        loaded = self._read_all([media for media, _ in questions], settings, layout)
         requests = [
             self._prepare(media, question, settings, model.cfg)
-            for media, question in questions
+            for media, (_, question) in zip(loaded, questions, strict=True)
         ]
         lengths = [request.example.length(layout) for request in requests]
         room, notes = rooms(lengths, settings.max_new_tokens, layout.context_length)
@@ -314,11 +323,27 @@ class Assistant:
             for request, row, own in zip(requests, ids, notes, strict=True)
         ]
 
+    def _read_all(
+        self, sources: Sequence[Any], settings: AnswerSettings, layout: VisualLayout
+    ) -> list[Loaded]:
+        """Read sources side by side; what stands among them twice is read once."""
+        names = [
+            os.fspath(source) if isinstance(source, str | os.PathLike) else id(source)
+            for source in sources
+        ]
+        distinct = dict(zip(names, sources, strict=True))
+        loaded = map_threads(
+            lambda source: read_media(source, settings, layout, self.frame_cache),
+            distinct.values(),
+        )
+        found = dict(zip(distinct, loaded, strict=True))
+        return [found[name] for name in names]
+
     def _prepare(
         self, source: Any, question: Question, settings: AnswerSettings, cfg: VicaConfig
     ) -> _Request:
         """Read media, build the prompt, check its length."""
-        loaded = read_media(source, settings, cfg.layout)
+        loaded = read_media(source, settings, cfg.layout, self.frame_cache)
         chunks = prompt_chunks(self.tokenizer, question, loaded.seen, settings)
         example = Example(chunks=chunks, media=loaded.media)
         check_length(example, cfg.layout, room=1)

@@ -1,8 +1,11 @@
 """From a source and a question to what stands before and after the visual tokens."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from vica_jax.data.conversation import (
     PromptError,
@@ -10,7 +13,8 @@ from vica_jax.data.conversation import (
     tokenize_chunks,
     user_turn,
 )
-from vica_jax.data.example import Example, Medium, image_medium, video_medium
+from vica_jax.data.example import Example, Medium, image_medium
+from vica_jax.data.frame_cache import FrameCache, VideoPixels, video_pixels
 from vica_jax.data.media import Images, Video, is_video, open_media
 from vica_jax.data.tokenizer import Tokenizer
 from vica_jax.data.video import FrameSample, time_instruction
@@ -39,17 +43,28 @@ class Seen:
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """A source as the device takes it; ``seconds`` holds ``read`` and ``pixels``."""
+    """A source as the device takes it.
+
+    ``seconds`` holds ``read`` and ``pixels``, and ``cache`` where one was looked at:
+    that alone where it had the video. ``preview`` is small frames of a video.
+    """
 
     media: list[Medium]
     seen: Seen
     seconds: dict[str, float]
+    preview: np.ndarray | None = None
 
 
-def read_media(source: Any, settings: AnswerSettings, layout: VisualLayout) -> Loaded:
+def read_media(
+    source: Any,
+    settings: AnswerSettings,
+    layout: VisualLayout,
+    cache: FrameCache | None = None,
+) -> Loaded:
     """Open a source (``data.media.open_media``) and make its media for the device.
 
-    What is ``Loaded`` already is taken as it is.
+    What is ``Loaded`` already is taken as it is; a video file or folder of frames that
+    ``cache`` holds is not opened.
 
     Raises:
       InputError: it cannot be read, or its tokens alone pass the context length.
@@ -57,42 +72,61 @@ def read_media(source: Any, settings: AnswerSettings, layout: VisualLayout) -> L
     if isinstance(source, Loaded):
         return source
     seconds: dict[str, float] = {}
+    if settings.fps is None and is_video(source):
+        layout.check_video(settings.num_frames)  # before frames fill the memory
+    how = {
+        name: getattr(settings, name)
+        for name in ("num_frames", "fps", "source_fps", "reader")
+    }
+    key = None
+    if cache is not None and isinstance(source, str | os.PathLike) and is_video(source):
+        with measured("cache", seconds):
+            key = cache.key(source, layout, **how)
+            found = None if key is None else cache.get(key)
+        if found is not None:
+            return _loaded_video(found, layout, seconds)
     with measured("read", seconds):
-        if settings.fps is None and is_video(source):
-            layout.check_video(settings.num_frames)  # before frames fill the memory
-        media = open_media(
-            source,
-            num_frames=settings.num_frames,
-            fps=settings.fps,
-            source_fps=settings.source_fps,
-            reader=settings.reader,
-        )
-    sample = reader = None
+        media = open_media(source, **how)
+    if isinstance(media, Video):
+        with measured("pixels", seconds):
+            pixels = video_pixels(media.clip, layout)
+        if cache is not None and key is not None:
+            with measured("cache", seconds):
+                cache.put(key, pixels)
+        return _loaded_video(pixels, layout, seconds)
     parts: list[Medium] = []
     with measured("pixels", seconds):
-        if isinstance(media, Video):
-            clip = media.clip
-            parts = [video_medium(clip.frames, layout)]
-            names = ("indices", "times", "total_frames", "avg_fps")
-            sample = FrameSample(**{name: getattr(clip, name) for name in names})
-            reader = clip.reader
-        elif isinstance(media, Images):
+        if isinstance(media, Images):
             mode = settings.image_mode
             if mode == "auto":
                 mode = "anyres" if len(media.images) == 1 else "padded"
             parts = [image_medium(image, layout, mode) for image in media.images]
-    streams = [medium.tokens(layout) for medium in parts]
-    seen = Seen(
-        count=len(parts),
-        tokens={
-            name: sum(stream[name] for stream in streams)
-            for name in ("siglip", "hiera")
-        },
-        sample=sample,
-        reader=reader,
-        notes=media.notes if media else (),
-    )
+    seen = _seen(parts, layout, notes=media.notes if media else ())
     return Loaded(media=parts, seen=seen, seconds=seconds)
+
+
+def _loaded_video(
+    pixels: VideoPixels, layout: VisualLayout, seconds: dict[str, float]
+) -> Loaded:
+    parts = [pixels.medium]
+    seen = _seen(parts, layout, pixels.notes, pixels.sample, pixels.reader)
+    return Loaded(media=parts, seen=seen, seconds=seconds, preview=pixels.preview)
+
+
+def _seen(
+    parts: list[Medium],
+    layout: VisualLayout,
+    notes: tuple[str, ...],
+    sample: FrameSample | None = None,
+    reader: str | None = None,
+) -> Seen:
+    streams = [medium.tokens(layout) for medium in parts]
+    tokens = {
+        name: sum(stream[name] for stream in streams) for name in ("siglip", "hiera")
+    }
+    return Seen(
+        count=len(parts), tokens=tokens, sample=sample, reader=reader, notes=notes
+    )
 
 
 def prompt_chunks(

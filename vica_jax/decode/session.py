@@ -281,7 +281,7 @@ def open_session(
     """
     model = assistant.model(settings)
     layout = model.cfg.layout
-    loaded = read_media(source, settings, layout)
+    loaded = read_media(source, settings, layout, assistant.frame_cache)
     media, seen, seconds = loaded.media, loaded.seen, dict(loaded.seconds)
     if not media:
         raise SessionError("a session shares a video or images: give one")

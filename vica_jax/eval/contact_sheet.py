@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from vica_jax.data.pixels import preview_frames
 from vica_jax.eval.workdir import FRAMES
 from vica_jax.files import replacing
 
-SHOWN = 8
-WIDTH = 160  # pixels of one frame
 QUALITY = 80
 LONGEST_NAME = 200  # bytes; file systems take 255
 LONGEST_START = 40  # characters, of up to 4 bytes
@@ -29,12 +28,7 @@ def sheet_path(workdir: Path, video: str) -> Path:
 
 
 def write_contact_sheet(path: Path, frames: np.ndarray) -> None:
-    """Up to ``SHOWN`` of uint8 ``[n,h,w,3]``, evenly spaced, as one JPEG row."""
-    chosen = np.unique(np.linspace(0, len(frames) - 1, SHOWN).astype(int))
-    height = max(round(frames.shape[1] * WIDTH / frames.shape[2]), 1)
-    sheet = Image.new("RGB", (WIDTH * len(chosen), height))
-    for place, number in enumerate(chosen):
-        small = Image.fromarray(frames[number]).resize((WIDTH, height))
-        sheet.paste(small, (WIDTH * place, 0))
+    """A few of uint8 ``[n,h,w,3]``, or their preview, as one JPEG row."""
+    row = np.concatenate(list(preview_frames(frames)), axis=1)
     with replacing(path) as partial:
-        sheet.save(partial, "JPEG", quality=QUALITY)
+        Image.fromarray(row).save(partial, "JPEG", quality=QUALITY)

@@ -108,6 +108,11 @@ class FrameSelection:
         return self.kind == "maxinfo"
 
     @property
+    def is_by_time(self) -> bool:
+        """Whether the frames follow from the video's length alone."""
+        return self.kind in ("uniform", "fps")
+
+    @property
     def needs_point_map(self) -> bool:
         return self.kind == "coverage"
 

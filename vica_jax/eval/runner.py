@@ -21,12 +21,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from vica_jax.data.video import VideoClip, time_instruction
+from vica_jax.data.frame_cache import FrameCache
+from vica_jax.data.video import time_instruction
 from vica_jax.decode.answer import Answer
 from vica_jax.decode.assistant import Assistant
 from vica_jax.decode.exact import ExactError, Wanted, letter_ids
 from vica_jax.decode.measure import OutOfMemoryError
-from vica_jax.decode.prompt import Loaded
+from vica_jax.decode.prompt import Loaded, read_media
 from vica_jax.decode.session import VideoSession
 from vica_jax.decode.settings import AnswerSettings
 from vica_jax.errors import InputError
@@ -165,36 +166,44 @@ def _loader(
     answers: AnswerSettings,
 ) -> Load:
     """What a thread does for a video: a ``Loaded``, or why there is none."""
-    embed = siglip_embeddings(assistant) if settings.frames.needs_embed else None
-    chosen = asdict(answers)
+    frames = settings.frames
+    embed = siglip_embeddings(assistant) if frames.needs_embed else None
+    layout = assistant.model(answers).cfg.layout
+    by_time = frames.is_by_time and not settings.black_frames
+    chosen = replace(answers, fps=frames.fps if frames.kind == "fps" else None)
+    cache = None
+    if settings.frame_cache is not None:  # a run opens a video once: none in memory
+        size = settings.frame_cache_gb
+        cache = FrameCache(settings.frame_cache, folder_gb=size, memory_gb=0)
+
+    def read(path: Path) -> Loaded:
+        if by_time:
+            return read_media(path, chosen, layout, cache)
+        start = time.perf_counter()
+        clip = select_clip(path, frames, embed=embed, point_maps=settings.point_maps)
+        if settings.black_frames:
+            clip = black_out(clip)
+        seconds = time.perf_counter() - start
+        loaded = read_media(clip, answers, layout)
+        return replace(loaded, seconds={**loaded.seconds, "read": seconds})
 
     def load(job: _Job) -> Loaded | str:
-        start = time.perf_counter()
         try:
-            clip = select_clip(
-                data / job.video,
-                settings.frames,
-                embed=embed,
-                point_maps=settings.point_maps,
-            )
-            if settings.black_frames:
-                clip = black_out(clip)
-            read = time.perf_counter() - start
-            loaded = assistant.read(clip, **chosen)
+            loaded = read(data / job.video)
         except OutOfMemoryError:
             raise
         except (InputError, OSError, UnicodeError) as error:  # a path that cannot be
             return _without_folders(str(error), data, settings.point_maps)
-        _keep_sheet(workdir, job.video, clip)  # a full disk is no fault of the video
-        return replace(loaded, seconds={**loaded.seconds, "read": read})
+        _keep_sheet(workdir, job.video, loaded)  # a full disk is no fault of the video
+        return loaded
 
     return load
 
 
-def _keep_sheet(workdir: Path, video: str, clip: VideoClip) -> None:
+def _keep_sheet(workdir: Path, video: str, loaded: Loaded) -> None:
     path = sheet_path(workdir, video)
-    if not path.is_file():
-        write_contact_sheet(path, clip.frames)
+    if loaded.preview is not None and not path.is_file():
+        write_contact_sheet(path, loaded.preview)
 
 
 def _without_folders(message: str, *folders: Path | str | None) -> str:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from vica_jax.data.threads import num_readers
 from vica_jax.decode.settings import AnswerSettings
 from vica_jax.errors import InputError
 from vica_jax.eval.frames import FrameSelection
@@ -24,8 +25,11 @@ class RunSettings:
     * ``exact``: score options and numbers exactly, beside the free text.
 
     The rest decides only how the work is done: at most ``batch`` questions at a time,
-    ``threads`` that read videos, at most ``ahead`` of them waiting, and which shard
-    (i, n) of the videos is this process's. ``point_maps`` is for frames by coverage.
+    ``threads`` that read videos, at most ``ahead`` of them waiting (both by default
+    half the cores, 2 to 8), and which shard (i, n) of the videos is this process's.
+    ``point_maps`` is for frames by coverage. ``frame_cache`` is a folder of at most
+    ``frame_cache_gb`` where videos' pixels are kept for other runs, of frames chosen
+    uniformly or at a rate.
     """
 
     profile: str = "vica_readme"
@@ -35,8 +39,10 @@ class RunSettings:
     thinking: bool = False
     exact: bool = True
     batch: int = 32
-    threads: int = 2
-    ahead: int = 2
+    threads: int = field(default_factory=num_readers)
+    ahead: int = field(default_factory=num_readers)
+    frame_cache: str | None = None
+    frame_cache_gb: float = 50.0
     shard: tuple[int, int] = (0, 1)
     point_maps: str | None = None
 
@@ -51,6 +57,11 @@ class RunSettings:
         if self.frames.needs_point_map and self.point_maps is None:
             raise InputError(
                 "frames by coverage need --point_maps=DIR with <dataset>/<scene>.npz"
+            )
+        if self.frame_cache is not None and not self.frames.is_by_time:
+            raise InputError(
+                "--frame_cache keeps frames chosen uniformly or at a rate: leave it "
+                f"out with --frames={self.frames.kind}"
             )
         index, count = self.shard
         if not 0 <= index < count:

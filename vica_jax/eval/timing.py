@@ -14,7 +14,12 @@ from pathlib import Path
 from typing import Any
 
 STEPS = ("encode", "prefill", "ask")  # on the device, one after the other
-BESIDE = ("read", "pixels", "wait")  # threads of the host, and waiting for them
+BESIDE = (
+    "read",
+    "pixels",
+    "cache",
+    "wait",
+)  # threads of the host, and waiting for them
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,8 +7,9 @@ the same program at every step, whatever media its own rows hold.
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -23,6 +24,8 @@ from vica_jax.layout import VisualLayout
 from vica_jax.sharding import spec
 from vica_jax.typing import Batch
 
+_T = TypeVar("_T")
+
 
 class FeedError(InputError):
     """Another process of the run has failed."""
@@ -34,8 +37,8 @@ class GlobalBatch:
 
     ``loaded`` is this process's part; ``bad`` and ``truncated`` count unreadable and
     cut samples of all processes, ``flops`` are the model FLOPs of the whole batch.
-    ``wait_s`` is the time this host waited for samples, of this batch and of the one
-    after, since the batch before was given out.
+    ``wait_s`` is the time this host waited for samples and for their padding, of this
+    batch and of the one after, since the batch before was given out.
     """
 
     arrays: Batch
@@ -71,21 +74,32 @@ def feed(
     micro_batch: int,
     flops_of: Callable[[Sequence[Example]], float] = lambda examples: 0.0,
 ) -> Iterator[GlobalBatch]:
-    """Global batches, placed; the shape of the next one is agreed on ahead.
+    """Global batches, placed; the next one is agreed on, and padded, ahead.
 
-    A call pads and places the batch agreed on before and then agrees on the one after:
-    the exchange between processes is queued behind the running step and before the
-    next, so devices do not wait for hosts to copy.
+    A call places the batch agreed on before and then agrees on the one after: the
+    exchange between processes is queued behind the running step and before the next,
+    so devices do not wait for hosts to copy. One thread pads the batch agreed on while
+    the caller's step runs. All that meets other processes or a device stays in the
+    caller's thread: every process must do it in the same order.
     """
     source = _Timed(iter(batches))
-    ahead = _agree(source, layout, buckets, flops_of)
-    while ahead is not None:
-        loaded, agreed = ahead
-        host = collate_training(loaded.examples, layout, agreed["shape"])
-        arrays = place(host, mesh, accumulation, micro_batch)
+    with ThreadPoolExecutor(1, thread_name_prefix="pad") as thread:
+
+        def pad(loaded: Loaded, agreed: dict[str, Any]) -> Future[Batch]:
+            examples, shape = loaded.examples, agreed["shape"]
+            return thread.submit(collate_training, examples, layout, shape)
+
         ahead = _agree(source, layout, buckets, flops_of)
-        wait, source.seconds = source.seconds, 0.0
-        yield GlobalBatch(arrays=arrays, loaded=loaded, wait_s=wait, **agreed)
+        padding = None if ahead is None else pad(*ahead)
+        while ahead is not None and padding is not None:
+            loaded, agreed = ahead
+            host = source.timed(padding.result)
+            arrays = place(host, mesh, accumulation, micro_batch)
+            ahead = padding = host = None  # it would stand beside the next
+            ahead = _agree(source, layout, buckets, flops_of)
+            padding = None if ahead is None else pad(*ahead)
+            wait, source.seconds = source.seconds, 0.0
+            yield GlobalBatch(arrays=arrays, loaded=loaded, wait_s=wait, **agreed)
 
 
 class _Timed:
@@ -98,9 +112,13 @@ class _Timed:
         return self
 
     def __next__(self) -> Loaded:
+        return self.timed(self.source.__next__)
+
+    def timed(self, wait: Callable[[], _T]) -> _T:
+        """What ``wait`` returns; its time is added."""
         start = time.perf_counter()
         try:
-            return next(self.source)
+            return wait()
         finally:
             self.seconds += time.perf_counter() - start
 

@@ -110,6 +110,9 @@ def train(
             "step_seconds": done - last,
             "wait_seconds": wait,
         }
+        if batch.loaded.frame_cache is not None:
+            hits, misses = batch.loaded.frame_cache
+            values |= {"frame_cache_hits": hits, "frame_cache_misses": misses}
         last, wait, consumed = done, 0.0, batch.loaded.consumed
         log.log(number, values)
         check_finite(number, values, checkpoints)

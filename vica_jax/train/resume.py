@@ -11,6 +11,8 @@ FREE = (
     "data.num_workers",
     "data.image_folder",
     "data.hiera_cache",
+    "data.frame_cache",
+    "data.frame_cache_gb",
     "data.video_folder",
     "data.max_bad_share",
     "per_device_batch_size",
