@@ -33,6 +33,8 @@ MAY_IMPORT = {
     "decode": "typing layout sharding config checkpoint models decode",
     "decode.assistant": "typing layout sharding config checkpoint models decode data",
     "decode.answer": "typing layout models decode data",
+    "decode.memory": "typing layout sharding models decode data",
+    "decode.programs": "typing layout models decode data",
     "decode.prompt": "typing layout models decode data",
     "decode.session": "typing layout sharding models decode data",
     "decode.session_file": "typing layout sharding checkpoint models decode data",
