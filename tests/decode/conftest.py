@@ -1,6 +1,5 @@
 """A small assistant, and a video that it has been shown."""
 
-import jaxtyping
 import pytest
 from two_layers import SHORT, make_assistant, pixels
 
@@ -13,9 +12,3 @@ def assistant():
 @pytest.fixture(scope="module")
 def session(assistant):
     return assistant.open(pixels(), **SHORT)
-
-
-@pytest.fixture
-def abstract_arrays(monkeypatch):
-    """Structs of ``ShapeDtypeStruct``s pass, which are no ``jax.Array``."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
