@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "decode.prompt": "typing layout models decode data",
     "decode.session": "typing layout sharding models decode data",
     "decode.session_file": "typing layout sharding checkpoint models decode data",
+    "decode.warm_up": "typing layout models decode data",
     "train": "typing layout sharding config checkpoint models train data",
     "train.loop": "typing layout sharding config checkpoint models train",
     "eval": "typing layout sharding config checkpoint models train data decode eval",

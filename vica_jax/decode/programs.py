@@ -39,7 +39,6 @@ from vica_jax.typing import Batch, Params
 
 Compile = Callable[[str, Any], Any]
 HEAD_TOKENS = 14  # ChatML's system turn and the opening of the user's
-TAIL_TOKENS = 5  # the end of the user's turn and the opening of the answer
 
 
 def video_batch(
@@ -137,7 +136,7 @@ def _decoding(
 ) -> None:
     """The first token, then chunks of the others."""
     lengths = _array((logits.shape[0],))
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.random.key(0)  # a real one: on a mesh it lies as a question's would
     lowered = begin_program(sampling, logits, lengths, key, rows)
     state = _run(compile, "begin", params, lowered)
     state = DecodeState(**{**vars(state), "cache": cache})
