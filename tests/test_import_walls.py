@@ -21,6 +21,7 @@ EVERYWHERE = "errors files"
 MAY_IMPORT = {
     "errors": "",
     "files": "",
+    "compilation_cache": "",
     "typing": "",
     "layout": "",
     "sharding": "typing layout",
@@ -72,14 +73,16 @@ ONLY_IN = {
     "tests": "",
 }
 JAX = ("jax", "jaxlib", "flax", "optax", "orbax")
-WITHOUT_JAX = "errors files typing layout data eval world convert configs"
+WITHOUT_JAX = (
+    "errors files compilation_cache typing layout data eval world convert configs"
+)
 # Tables, scores and reports need numpy only; these place a model on devices or run it.
 WITH_JAX = (
     "convert.load convert.compare convert.twins eval.cases eval.embed eval.golden "
     "eval.recipe eval.runner eval.settings eval.subject eval.sweep eval.training "
     "world.render"
 )
-NUMPY_ONLY = "errors files typing layout"
+NUMPY_ONLY = "errors files compilation_cache typing layout"
 
 
 def full(name: str) -> str:
