@@ -39,8 +39,9 @@ def plan(
     print(f"{name}: {layout.video_tokens(job.frames):,} visual tokens")
     print(f"{job.frames} frames of {width}x{height}{hiera if layout.has_hiera else ''}")
     print(
-        f"{job.questions} question{"s" * (job.questions > 1)} at once (in a batch of {job.rows}), at most "
-        f"{job.new_tokens:,} new tokens, {dtypes(job)}, {devices(job)}"
+        f"{job.questions} question{'s' * (job.questions > 1)} at once (in a batch of "
+        f"{job.rows}), at most {job.new_tokens:,} new tokens, {dtypes(job)}, "
+        f"{devices(job)}"
     )
 
     def measure(job: "Job", changes: Mapping[str, Any]) -> float:
