@@ -140,4 +140,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, required=("config",))
+    cli.run(main, required=("config",), compiles=False)

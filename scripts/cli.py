@@ -13,11 +13,21 @@ from typing import Any
 
 from absl import app, flags, logging
 
+from vica_jax.compilation_cache import (
+    CacheFolderError,
+    disable_compilation_cache,
+    enable_compilation_cache,
+)
 from vica_jax.errors import InputError
 
 
-def run(main: Callable[[], None], required: Sequence[str] = ()) -> None:
-    """Parse flags, call ``main()``, turn bad input into ``error: ...``, exit 1."""
+def run(
+    main: Callable[[], None], required: Sequence[str] = (), *, compiles: bool = True
+) -> None:
+    """Parse flags, call ``main()``, turn bad input into ``error: ...``, exit 1.
+
+    What a command ``compiles`` is kept on disk for the next.
+    """
 
     def checked(argv: Sequence[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # jax looks for every backend aloud
@@ -26,6 +36,8 @@ def run(main: Callable[[], None], required: Sequence[str] = ()) -> None:
         if missing := [f"--{name}" for name in required if not flags.FLAGS[name].value]:
             fail(f"{missing[0]} is missing or empty; --help lists the flags")
         signal.signal(signal.SIGTERM, _terminate)
+        if compiles:
+            _keep_compiled_programs()
         try:
             main()
         except (InputError, OSError) as error:  # OSError: a full disk, a closed pipe
@@ -34,6 +46,14 @@ def run(main: Callable[[], None], required: Sequence[str] = ()) -> None:
             fail("interrupted", status=130)
 
     app.run(checked, flags_parser=_parse)
+
+
+def _keep_compiled_programs() -> None:
+    try:
+        enable_compilation_cache()
+    except CacheFolderError as error:
+        print(f"warning: {error}", file=sys.stderr)
+        disable_compilation_cache()
 
 
 def token_ratio(parts: Sequence[str] | None) -> tuple[int, int, int] | None:

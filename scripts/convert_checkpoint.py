@@ -83,4 +83,4 @@ def convert_model(source: Path, native: bool) -> list[str]:
 
 
 if __name__ == "__main__":
-    cli.run(main, required=("source", "target"))
+    cli.run(main, required=("source", "target"), compiles=False)

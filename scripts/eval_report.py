@@ -49,4 +49,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, required=("workdir",))
+    cli.run(main, required=("workdir",), compiles=False)

@@ -42,4 +42,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, required=("checkpoint",))
+    cli.run(main, required=("checkpoint",), compiles=False)

@@ -175,4 +175,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, required=("scenes", "out"))
+    cli.run(main, required=("scenes", "out"), compiles=False)

@@ -56,4 +56,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, required=("target",))
+    cli.run(main, required=("target",), compiles=False)

@@ -1,12 +1,18 @@
-"""What a stage needs on each device, from the compiled step, without weights or a GPU.
+"""What a stage or an answer needs on each device, without weights or a GPU.
 
     python -m scripts.plan_memory --config=configs/vica2_stage3_spatial.py \\
         --devices=8 --hbm_gb=80 [--length=N] [--targets=N] [--model=NAME]
 
-Parameters, gradients, optimiser state, activations and logits per device, for a batch
-of full videos at the longest sequence the stage allows, and whether they fit. Where
-they do not, smaller settings are tried in turn, and the first that fits is named. Exit
-status 1 when none does. Takes about a minute per program tried.
+    python -m scripts.plan_memory --model=vica2_7b --hbm_gb=24 [--questions=18] \\
+        [--frames=64] [--token_ratio=32,4,2] [--new_tokens=1024] [--devices=1] \\
+        [--dtype=bfloat16] [--weights=int8] [--kv_dtype=int8]
+
+With a config file: a step of training, for a batch of full videos at the longest
+sequence the stage allows. Without one: questions about one video, asked together as
+``Assistant.open`` and ``VideoSession.ask`` do; NAME is a published model or a
+checkpoint. Bytes by part from compiled programs, and whether they fit. Where they do
+not, smaller settings are tried in turn, and the first that fits is named. Exit status
+1 when none does. Takes about a minute per program tried.
 """
 
 import os
@@ -27,16 +33,34 @@ if TYPE_CHECKING:
 
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file("config", None, "configs/NAME.py[:variant]")
-flags.DEFINE_integer("devices", 8, "devices of the mesh", lower_bound=1)
+flags.DEFINE_integer("devices", None, "default 8 in training, else 1", 1)
 flags.DEFINE_float("hbm_gb", 80, "memory of one device in GB (10^9 bytes)", 0)
 flags.DEFINE_float("usable", 0.92, "share that the program can have", 0, 1)
-flags.DEFINE_integer("length", 0, "positions of a sequence; 0: the longest bucket", 0)
-flags.DEFINE_integer("targets", 1024, "supervised positions of a sequence", 1)
 flags.DEFINE_string("video", "1920x1080", "width x height of a frame, for Hiera")
 flags.DEFINE_string(
-    "model", "", "vica_7b, vica2_7b ...; default: that of init_from, else the stage's"
+    "model",
+    "",
+    "vica_7b, vica2_7b ..., or a checkpoint; default in training: that of init_from, "
+    "else the stage's",
 )
+# Of training alone:
+flags.DEFINE_integer("length", 0, "positions of a sequence; 0: the longest bucket", 0)
+flags.DEFINE_integer("targets", 1024, "supervised positions of a sequence", 1)
+# Of inference alone:
+flags.DEFINE_integer("frames", 64, "frames of the video", 1)
+flags.DEFINE_list("token_ratio", None, "N_hiera,S_stage,s_pool such as 32,4,2")
+flags.DEFINE_integer("questions", 1, "questions asked at once", 1)
+flags.DEFINE_integer("question_tokens", 128, "tokens of a question", 1)
+flags.DEFINE_integer("new_tokens", 1024, "longest answer", 1)
+flags.DEFINE_enum("dtype", "bfloat16", ["float32", "bfloat16"], "compute dtype")
+flags.DEFINE_enum("weights", "", ["", "int8"], "the language model's, if not --dtype")
+flags.DEFINE_enum("kv_dtype", "", ["", "int8"], "keys and values, if not --dtype")
 
+TRAINING = ("length", "targets")
+INFERENCE = (
+    *("frames", "token_ratio", "questions", "question_tokens", "new_tokens"),
+    *("dtype", "weights", "kv_dtype"),
+)
 PARTS = {
     "parameters": "parameters, float32",
     "optimizer": "optimiser state",
@@ -50,24 +74,70 @@ PARTS = {
 
 
 def main() -> None:
-    devices = FLAGS.devices
+    training = CONFIG.value is not None
+    if not training and not FLAGS.model:
+        cli.fail(
+            "neither --config=configs/NAME.py (a step of training) nor --model=NAME "
+            "(questions about a video) is given"
+        )
+    for name in INFERENCE if training else TRAINING:
+        if FLAGS[name].present:
+            kind = "inference" if training else "training"
+            cli.fail(f"--{name} is of {kind}, and --config is {given(training)}")
+    devices = FLAGS.devices or (8 if training else 1)
+    # Where one device does not do, more are tried.
+    host_devices = devices if training else max(devices, 8)
     os.environ["XLA_FLAGS"] = " ".join(
         [
             os.environ.get("XLA_FLAGS", ""),
-            f"--xla_force_host_platform_device_count={devices}",
+            f"--xla_force_host_platform_device_count={host_devices}",
         ]
     )
     import jax
 
     jax.config.update("jax_platforms", "cpu")
+    if len(jax.devices()) != host_devices:
+        cli.fail(f"--devices={devices}: XLA made {len(jax.devices())} host devices")
+    if training:
+        plan_training(devices)
+    else:
+        plan_inference(devices)
+
+
+def given(training: bool) -> str:
+    return "given" if training else "not given"
+
+
+def plan_inference(devices: int) -> None:
+    from scripts.inference_memory import plan
+    from vica_jax.decode.memory import Job
+
+    name, cfg = named_model(FLAGS.model)
+    if ratio := cli.token_ratio(FLAGS.token_ratio):
+        layout = cfg.layout.with_token_ratio(*ratio, num_frames=FLAGS.frames)
+        cfg = cfg.with_layout(layout)
+    width, height = frame_size(FLAGS.video)
+    job = Job(
+        frames=FLAGS.frames,
+        frame_hw=(height, width),
+        questions=FLAGS.questions,
+        question_tokens=FLAGS.question_tokens,
+        new_tokens=FLAGS.new_tokens,
+        dtype=FLAGS.dtype,
+        weights=FLAGS.weights,
+        kv=FLAGS.kv_dtype,
+        devices=devices,
+    )
+    plan(name, cfg, job, hbm_gb=FLAGS.hbm_gb, usable=FLAGS.usable)
+
+
+def plan_training(devices: int) -> None:
     from vica_jax.config import build
     from vica_jax.errors import InputError
     from vica_jax.train.memory import fit, largest_shape, measure_step
     from vica_jax.train.settings import TrainSettings
     from vica_jax.train.stage import stage_config
 
-    if len(jax.devices()) != devices:
-        cli.fail(f"--devices={devices}: XLA made {len(jax.devices())} host devices")
     config = CONFIG.value
     for place, key in ((config, "init_from"), (config.data, "mixture")):
         place[key] = place[key] or "none"  # neither is read here
@@ -121,23 +191,32 @@ def as_flags(changes: Mapping[str, Any]) -> str:
 
 def chosen_model(settings: "TrainSettings") -> tuple[str, "VicaConfig"]:
     """What is to be trained: the checkpoint's sizes if it is there, else published."""
+    if not FLAGS.model and Path(settings.init_from).is_dir():
+        return named_model(settings.init_from)
+    published = "vica2_7b" if settings.name.startswith("vica2") else "vica_7b"
+    return named_model(FLAGS.model or published)
+
+
+def named_model(name: str) -> tuple[str, "VicaConfig"]:
+    """Sizes of a published model, or of a checkpoint in either form."""
     from convert.vica import open_folder
     from vica_jax.checkpoint import is_checkpoint, read_manifest
     from vica_jax.models.config import VicaConfig
     from vica_jax.models.variants import VARIANTS
 
-    folder = Path(settings.init_from)
-    if not FLAGS.model and is_checkpoint(folder):
-        return str(folder), read_manifest(folder).model_config
-    if not FLAGS.model and folder.is_dir():
+    if name in VARIANTS:
+        return f"{name} (as published)", VARIANTS[name]
+    folder = Path(name)
+    if not folder.is_dir():
+        cli.fail(f"--model={name}: take a checkpoint or one of {', '.join(VARIANTS)}")
+    if is_checkpoint(folder):
+        cfg = read_manifest(folder).model_config
+    else:
         cfg = open_folder(folder, ("vica_qwen", "llava_qwen")).config
-        assert isinstance(cfg, VicaConfig)
-        return str(folder), cfg
-    published = "vica2_7b" if settings.name.startswith("vica2") else "vica_7b"
-    name = FLAGS.model or published
-    if name not in VARIANTS:
-        cli.fail(f"--model={name}: take one of {', '.join(VARIANTS)}")
-    return f"{name} (as published)", VARIANTS[name]
+    if not isinstance(cfg, VicaConfig):
+        cli.fail(f"--model={name}: a single tower, not a ViCA or ViCA2 checkpoint")
+    assert isinstance(cfg, VicaConfig)
+    return name, cfg
 
 
 def frame_size(text: str) -> tuple[int, int]:
@@ -149,4 +228,4 @@ def frame_size(text: str) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    cli.run(main, required=("config",))
+    cli.run(main)

@@ -56,4 +56,4 @@ def print_counts(section: "Section") -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, required=["cases"])
+    cli.run(main, required=["cases"], compiles=False)

@@ -39,6 +39,14 @@ def golden_dir(request: pytest.FixtureRequest) -> Path:
     return GOLDENS / request.param
 
 
+@pytest.fixture
+def abstract_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Structs of ``ShapeDtypeStruct``s pass, which are no ``jax.Array``."""
+    import jaxtyping
+
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]

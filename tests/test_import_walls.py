@@ -21,6 +21,7 @@ EVERYWHERE = "errors files"
 MAY_IMPORT = {
     "errors": "",
     "files": "",
+    "compilation_cache": "",
     "typing": "",
     "layout": "",
     "sharding": "typing layout",
@@ -33,9 +34,12 @@ MAY_IMPORT = {
     "decode": "typing layout sharding config checkpoint models decode",
     "decode.assistant": "typing layout sharding config checkpoint models decode data",
     "decode.answer": "typing layout models decode data",
+    "decode.memory": "typing layout sharding models decode data",
+    "decode.programs": "typing layout models decode data",
     "decode.prompt": "typing layout models decode data",
     "decode.session": "typing layout sharding models decode data",
     "decode.session_file": "typing layout sharding checkpoint models decode data",
+    "decode.warm_up": "typing layout models decode data",
     "train": "typing layout sharding config checkpoint models train data",
     "train.loop": "typing layout sharding config checkpoint models train",
     "eval": "typing layout sharding config checkpoint models train data decode eval",
@@ -70,14 +74,16 @@ ONLY_IN = {
     "tests": "",
 }
 JAX = ("jax", "jaxlib", "flax", "optax", "orbax")
-WITHOUT_JAX = "errors files typing layout data eval world convert configs"
+WITHOUT_JAX = (
+    "errors files compilation_cache typing layout data eval world convert configs"
+)
 # Tables, scores and reports need numpy only; these place a model on devices or run it.
 WITH_JAX = (
     "convert.load convert.compare convert.twins eval.cases eval.embed eval.golden "
     "eval.recipe eval.runner eval.settings eval.subject eval.sweep eval.training "
     "world.render"
 )
-NUMPY_ONLY = "errors files typing layout"
+NUMPY_ONLY = "errors files compilation_cache typing layout"
 
 
 def full(name: str) -> str:

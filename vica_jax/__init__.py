@@ -23,6 +23,7 @@ _HOME = {
     "VideoSession": "vica_jax.decode.session",
     "VicaConfig": "vica_jax.models.config",
     "VisualLayout": "vica_jax.layout",
+    "enable_compilation_cache": "vica_jax.compilation_cache",
     "make_generate": "vica_jax.decode.generate",
     "make_mesh": "vica_jax.sharding",
 }

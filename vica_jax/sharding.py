@@ -184,6 +184,18 @@ def logical_sharding(
     return None if mesh is None else NamedSharding(mesh, spec(axes, shape, mesh))
 
 
+def local_bytes(tree: Any) -> int:
+    """Bytes of one device's share of ShapeDtypeStructs: all where unsharded."""
+    return sum(
+        math.prod(local_shape(x)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+    )
+
+
+def local_shape(x: jax.ShapeDtypeStruct) -> tuple[int, ...]:
+    """The shape of one device's share."""
+    return x.shape if x.sharding is None else x.sharding.shard_shape(x.shape)
+
+
 def per_device(axis: str, size: int) -> int:
     """How many of ``size`` entries along a logical axis one device holds."""
     mesh = jax.sharding.get_abstract_mesh()

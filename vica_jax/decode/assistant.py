@@ -174,6 +174,38 @@ class Assistant:
         """
         return open_session(self, media, AnswerSettings(**settings))
 
+    def warm_up(
+        self,
+        *,
+        questions: int | None = None,
+        frame_hw: tuple[int, int] = (480, 640),
+        question_tokens: int = 64,
+        **settings: Any,
+    ) -> dict[str, float]:
+        """Compile what a question will run, without running it; seconds per program.
+
+        ``questions`` None: the programs of ``answer``; a number: those of ``open`` and
+        of ``ask`` with that many at once. The video has ``settings``' ``num_frames``,
+        of ``frame_hw`` (height, width) pixels. Sizes come in buckets, and one of each
+        is warmed: that of the frames (``data.pixels.bucket_size``), and that of a text
+        of ``question_tokens`` behind the video, options, instructions and the end of
+        the turn included (``data.example.bucket_length``, in ``answer`` of video and
+        text together; up to 64, 128, 256 ... in ``ask``). A text in another bucket,
+        images and exact scores compile when they come.
+
+        Raises:
+          InputError: such a video and question do not fit the context.
+        """
+        from vica_jax.decode.warm_up import warm_up
+
+        return warm_up(
+            self,
+            AnswerSettings(**settings),
+            questions=questions,
+            frame_hw=frame_hw,
+            question_tokens=question_tokens,
+        )
+
     def load_session(self, path: str | os.PathLike[str]) -> VideoSession:
         """A session that ``VideoSession.save`` wrote, with these same weights.
 

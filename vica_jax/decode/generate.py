@@ -312,6 +312,13 @@ def begin(
     return replace(_start(sampling.choice(), logits, lengths, key, rows), cache=cache)
 
 
+def begin_program(
+    sampling: Sampling, logits: Any, lengths: Any, key: Any, rows: Rows | None
+) -> Any:
+    """``begin``'s program for such arguments, lowered; its cache is empty."""
+    return _start.lower(sampling.choice(), logits, lengths, key, rows)
+
+
 @functools.partial(jax.jit, static_argnames=("model", "room"), donate_argnames="state")
 def decode(
     model: Vica,

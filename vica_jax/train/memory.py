@@ -6,7 +6,6 @@ accelerator's: XLA's CPU compiler multiplies bfloat16 in float32, so that one la
 operands and products exist in both.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from vica_jax.data.shapes import BatchShape
 from vica_jax.errors import InputError
 from vica_jax.models.config import VicaConfig
+from vica_jax.sharding import local_bytes
 from vica_jax.train.feed import batch_sharding, batch_shards
 from vica_jax.train.loss import VOCAB_CHUNK
 from vica_jax.train.settings import TrainSettings
@@ -105,14 +105,6 @@ def abstract_batch(stage: Stage, shape: BatchShape) -> dict[str, jax.ShapeDtypeS
 
     arrays = shape.arrays(stage.micro_batch, stage.cfg.layout)
     return {name: put(*form) for name, form in arrays.items()}
-
-
-def local_bytes(tree: Any) -> int:
-    """Bytes of one device's share of ShapeDtypeStructs with shardings."""
-    return sum(
-        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-        for x in jax.tree.leaves(tree)
-    )
 
 
 def largest_shape(
