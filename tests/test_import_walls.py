@@ -72,9 +72,9 @@ JAX = ("jax", "jaxlib", "flax", "optax", "orbax")
 WITHOUT_JAX = "errors files typing layout data eval world convert configs"
 # Tables, scores and reports need numpy only; these place a model on devices or run it.
 WITH_JAX = (
-    "convert.load convert.compare convert.twins eval.cases eval.embed eval.golden "
-    "eval.recipe eval.runner eval.settings eval.subject eval.sweep eval.training "
-    "world.render"
+    "convert.load convert.compare convert.quantize convert.twins eval.cases "
+    "eval.embed eval.golden eval.recipe eval.runner eval.settings eval.subject "
+    "eval.sweep eval.training world.render"
 )
 NUMPY_ONLY = "errors files typing layout"
 

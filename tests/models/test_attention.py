@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vica_jax.models import attention
-from vica_jax.models.attention import attend, attend_cache
+from vica_jax.models.attention import attend
 from vica_jax.models.blockwise import blockwise
+from vica_jax.models.cached import attend_cache
 
 
 def qkv(T, S, N, K, H, B=2, seed=0):

@@ -46,37 +46,6 @@ def attend(
     return blockwise(q, k, v, causal=causal)
 
 
-def attend_cache(
-    q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array
-) -> jax.Array:
-    """One decode step: q ``[B,1,N,H]`` over the first ``lengths[b]`` cached keys.
-
-    k and v are ``[B,S,K,H]``; returns ``[B,1,N,H]``.
-    """
-    B, _, N, H = q.shape
-    S, K = k.shape[1:3]
-    q = q.reshape(B, K, N // K, H)
-    precision = precision_of(q.dtype)
-    scores = jnp.einsum(
-        "BKGH,BSKH->BKGS",
-        q,
-        k.astype(q.dtype),
-        precision=precision,
-        preferred_element_type=jnp.float32,
-    )
-    seen = jnp.arange(S)[None] < lengths[:, None]
-    scores = jnp.where(seen[:, None, None], scores / math.sqrt(H), NEG_INF)
-    weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
-    out = jnp.einsum(
-        "BKGS,BSKH->BKGH",
-        weights,
-        v.astype(q.dtype),
-        precision=precision,
-        preferred_element_type=jnp.float32,
-    )
-    return out.reshape(B, 1, N, H).astype(q.dtype)
-
-
 def _direct(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool) -> jax.Array:
     B, T, N, H = q.shape
     S, K = k.shape[1:3]

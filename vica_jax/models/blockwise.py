@@ -73,65 +73,6 @@ def blockwise_with_lse(
     return out, _by_token(lse, q.shape[:3])
 
 
-def attend_rows(
-    q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Rows ``[K,R,H]`` over the first ``length`` of the keys ``[K,S,H]`` of their head.
-
-    Returns float32 ``[K,R,H]`` and the log-sum-exp ``[K,R]``. ``length`` (>= 1) may be
-    traced: key blocks past it are not visited. Memory as ``blockwise``.
-    """
-    R, S = q.shape[1], k.shape[1]
-    bq, bk = min(R, QUERY_ROWS), min(S, KEY_BLOCK)
-    q = _pad_axis(q, 1, bq)
-    scale = 1.0 / math.sqrt(q.shape[-1])
-
-    def head(out, lse, q, block):
-        blocks = tuple(x.reshape(-1, bq, *x.shape[1:]) for x in (out, lse, q))
-
-        def query_block(_, written):
-            rows = written[2]
-
-            def key_block(j, carry):
-                # The last block ends where the keys end: padding would copy them all.
-                start = jnp.minimum(j * bk, S - bk)
-                keys, values = block(start)
-                scores = _product(rows, keys, (1, 1)) * scale
-                place = start + jnp.arange(bk)
-                seen = (place >= j * bk) & (place < length)
-                scores = jnp.where(seen[None], scores, NEG_INF)
-                return _online(carry, scores, values)
-
-            last = (length + bk - 1) // bk
-            done = jax.lax.fori_loop(0, last, key_block, _begin(rows))
-            return _mean(done), _log_sum(done), rows
-
-        done = _map_in_place(query_block, blocks)[:2]
-        return tuple(x.reshape(-1, *x.shape[2:]) for x in done)
-
-    def one(i, written):
-        # Blocks straight out of all heads' keys: a head's would be a copy.
-        def block(start):
-            at, size = (i, start, 0), (1, bk, q.shape[-1])
-            return [jax.lax.dynamic_slice(x, at, size)[0] for x in (k, v)]
-
-        out, lse = written
-        return head(out, lse, _row(q, i), block)
-
-    def batched(out, lse, q, k, v):
-        def block(start):
-            return [jax.lax.dynamic_slice_in_dim(x, start, bk) for x in (k, v)]
-
-        return head(out, lse, q, block)
-
-    written = jnp.zeros(q.shape, jnp.float32), jnp.zeros(q.shape[:2], jnp.float32)
-    if _heads_one_by_one():
-        out, lse = _map_in_place(one, written)
-    else:
-        out, lse = jax.vmap(batched)(*written, q, k, v)
-    return out[:, :R], lse[:, :R]
-
-
 def _heads_one_by_one() -> bool:
     return jax.default_backend() == "cpu" and not on_many_devices()
 
