@@ -27,6 +27,7 @@ KERNELS = re.compile(
 # How many of a kernel's axes are inputs, where it is not one.
 IN_AXES = {"o_proj": 2}
 LARGEST = 127
+PART = np.float32(1 / LARGEST)  # XLA divides by factors, and so does numpy here
 # The least scale: a smaller one would be subnormal, which devices take for zero.
 LEAST = float(np.finfo(np.float32).tiny)
 BLOCK_BYTES = 2**26  # of float32 that numpy makes of a kernel at a time
@@ -56,9 +57,9 @@ MaybeInt8 = jax.Array | Int8
 def to_int8(x: jax.Array, axes: tuple[int, ...] = (-1,)) -> Int8:
     """``x`` with one scale for all elements along ``axes``."""
     x = x.astype(jnp.float32)
-    scale = jnp.abs(x).max(axes, keepdims=True) / LARGEST
+    scale = jnp.abs(x).max(axes, keepdims=True) * PART
     scale = jnp.maximum(scale, LEAST)
-    values = jnp.round(x / scale).astype(jnp.int8)
+    values = jnp.round(x * (1 / scale)).astype(jnp.int8)
     return Int8(values, scale.squeeze(axes))
 
 
@@ -94,10 +95,10 @@ def quantize_kernel(path: str, kernel: Any) -> tuple[np.ndarray, np.ndarray]:
             f"{path}: an element is infinite or no number, which int8 cannot hold: "
             "convert without --quantize"
         )
-    scale = np.maximum(top / np.float32(LARGEST), np.float32(LEAST))
-    values = np.empty(shape, np.int8)
+    scale = np.maximum(top * PART, np.float32(LEAST))
+    values, factor = np.empty(shape, np.int8), 1 / scale
     for part in blocks:
-        values[part] = np.rint(block(part) / scale)
+        values[part] = np.rint(block(part) * factor)
     return values, scale
 
 
