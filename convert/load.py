@@ -46,7 +46,6 @@ from vica_jax.decode.assistant import (
 )
 from vica_jax.decode.measure import memory_named
 from vica_jax.errors import InputError
-from vica_jax.models.cache import KVDtype
 from vica_jax.models.config import HieraConfig, VicaConfig
 from vica_jax.models.quantize import SCALE
 
@@ -94,7 +93,7 @@ def load_assistant(
     *,
     mesh: jax.sharding.Mesh | None = None,
     dtype: str | None = None,
-    kv_dtype: KVDtype = None,
+    kv_dtype: str | None = None,
     adapter: str | os.PathLike | None = None,
     progress: bool = False,
 ) -> Assistant:
@@ -133,7 +132,7 @@ def _from_hf(
     path: Path,
     mesh: jax.sharding.Mesh | None,
     dtype: str | None,
-    kv_dtype: KVDtype,
+    kv_dtype: str | None,
     progress: bool,
 ) -> Assistant:
     source = open_folder(path, MODELS)

@@ -95,7 +95,7 @@ class Assistant:
         hf_config: Mapping[str, Any] | None = None,
         dtype: jax.typing.DTypeLike = jnp.float32,
         mesh: jax.sharding.Mesh | None = None,
-        kv_dtype: KVDtype = None,
+        kv_dtype: str | None = None,
     ):
         if kv_dtype not in (None, "int8"):
             raise InputError(
@@ -109,7 +109,7 @@ class Assistant:
         self.hf_config = dict(hf_config or {})
         self.dtype = jnp.dtype(dtype)
         self.mesh = mesh
-        self.kv_dtype: KVDtype = kv_dtype
+        self.kv_dtype: KVDtype = cast(KVDtype, kv_dtype)
 
     @classmethod
     def load(
@@ -118,7 +118,7 @@ class Assistant:
         *,
         mesh: jax.sharding.Mesh | None = None,
         dtype: jax.typing.DTypeLike | None = None,
-        kv_dtype: KVDtype = None,
+        kv_dtype: str | None = None,
     ) -> "Assistant":
         """Restore a native checkpoint, straight into its shardings on ``mesh``.
 
