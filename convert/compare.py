@@ -54,6 +54,7 @@ def compare(
         sizes, or torch is not installed.
     """
     manifest, source = read_manifest(native), open_folder(hf)
+    manifest.check_float("comparing with a Hugging Face folder")
     _check_same_model(Path(native), manifest, source)
     _versions()
     results = []

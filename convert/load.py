@@ -13,7 +13,7 @@ import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from convert.hf_config import fresh_hf, from_hf, vica2_from_llava
 from convert.hf_config import to_hf as config_to_hf
 from convert.ops import Widened, contiguous, widened
 from convert.projectors import hiera_projector_rows
+from convert.quantize import check_model, describe, quantized, quantized_bytes
 from convert.rules import LazyTensor, Row, invert_lazily, nest
 from convert.safetensors_io import read_json, source_hashes, write_json, write_sharded
 from convert.vica import model_rows, open_folder
@@ -46,6 +47,7 @@ from vica_jax.decode.assistant import (
 from vica_jax.decode.measure import memory_named
 from vica_jax.errors import InputError
 from vica_jax.models.config import HieraConfig, VicaConfig
+from vica_jax.models.quantize import SCALE
 
 MODELS = ("vica_qwen", "llava_qwen")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -91,35 +93,47 @@ def load_assistant(
     *,
     mesh: jax.sharding.Mesh | None = None,
     dtype: str | None = None,
+    kv_dtype: str | None = None,
     adapter: str | os.PathLike | None = None,
     progress: bool = False,
 ) -> Assistant:
     """An Assistant from a native checkpoint, an HF folder or a hub id.
 
-    ``adapter`` is a PEFT LoRA folder, merged into the weights here.
+    ``adapter`` is a PEFT LoRA folder, merged into the weights here; ``kv_dtype`` is
+    ``Assistant``'s.
 
     Raises:
-      InputError: the folder is none of these, holds another family, or is broken.
+      InputError: the folder is none of these, holds another family, or is broken; or
+        an adapter is given and the weights are int8.
     """
     path, opened = resolve(folder), None
     native = is_checkpoint(path)
     if adapter is not None:  # looked at before the weights, which take minutes
         hf = None if native else open_folder(path, MODELS)
-        config = hf.config if hf else read_manifest(path).model_config
+        if hf is None:
+            manifest = read_manifest(path)
+            manifest.check_float("merging an adapter")
+            config = manifest.model_config
+        else:
+            config = hf.config
         assert isinstance(config, VicaConfig)
         opened = open_adapter(adapter, model_rows(config))
     with memory_named("loading the weights", "--dtype=bfloat16 or a larger mesh"):
         if native:
-            assistant = Assistant.load(path, mesh=mesh, dtype=dtype)
+            assistant = Assistant.load(path, mesh=mesh, dtype=dtype, kv_dtype=kv_dtype)
         else:
-            assistant = _from_hf(path, mesh, dtype, progress)
+            assistant = _from_hf(path, mesh, dtype, kv_dtype, progress)
         if opened is not None:
             assistant.params = _merged(assistant.params, opened)
     return assistant
 
 
 def _from_hf(
-    path: Path, mesh: jax.sharding.Mesh | None, dtype: str | None, progress: bool
+    path: Path,
+    mesh: jax.sharding.Mesh | None,
+    dtype: str | None,
+    kv_dtype: str | None,
+    progress: bool,
 ) -> Assistant:
     source = open_folder(path, MODELS)
     assert isinstance(source.config, VicaConfig)
@@ -145,6 +159,7 @@ def _from_hf(
         hf_config=source.hf_config,
         dtype=target,
         mesh=mesh,
+        kv_dtype=kv_dtype,
     )
 
 
@@ -181,13 +196,15 @@ def to_native(
     dtype: str | None = None,
     hiera: str | os.PathLike | None = None,
     seed: int = 0,
+    quantize: Literal["int8"] | None = None,
     progress: bool = False,
 ) -> Notes:
     """Convert an HF folder; with ``hiera`` assemble ViCA2-Init from LLaVA-Video.
 
-    The tokenizer and config files travel with the weights. Returns what a reader
-    should know: ignored tensors, settings without effect. Nothing is left behind when
-    the conversion does not finish.
+    With ``quantize`` the language model's kernels become int8 (``convert/quantize``),
+    for inference only. The tokenizer and config files travel with the weights. Returns
+    what a reader should know: ignored tensors, settings without effect. Nothing is left
+    behind when the conversion does not finish.
     """
     check_target(target)
     folder = open_folder(source, ("llava_qwen",) if hiera else None)
@@ -215,13 +232,19 @@ def to_native(
             _fresh_projector(fresh, like, seed),
         )
         notes.append(f"Hiera projector freshly initialised (Xavier, seed {seed})")
-    size = sum(math.prod(row.hf_shape) for row in rows) * jnp.dtype(like).itemsize
+    itemsize = jnp.dtype(like).itemsize
+    size = sum(math.prod(row.hf_shape) for row in rows) * itemsize
+    if quantize:
+        notes.append(describe(check_model(config, source)))
+        sizes = [(row.native, math.prod(row.hf_shape)) for row in rows]
+        size = sum(quantized_bytes(*each, itemsize) for each in sizes)
     with (
         CheckpointWriter(target, expected_bytes=size) as writer,
         _bar(leaves, len(rows), "convert", progress) as bar,
     ):
-        for name, array in bar:
-            writer.write(name, widened(array) if widen else array)
+        for name, array in quantized(bar) if quantize else bar:
+            wide = widen and array.dtype != np.int8 and not name.endswith(SCALE)
+            writer.write(name, widened(array) if wide else array)
             del array  # not two tensors at a time
         if family in MODELS:
             writer.copy_tokenizer(source)
@@ -239,6 +262,7 @@ def to_native(
                 "source": Path(source).resolve().name,
                 "source_family": folder.family,
                 "dtype": dtype,  # None: as in the source
+                **({"quantize": quantize} if quantize else {}),
                 "sha256": hashes,
                 "notes": notes,
             },
@@ -326,6 +350,7 @@ def to_hf(
     else:
         manifest, read = source.manifest, source.leaves
     source, config = manifest.folder, manifest.config
+    manifest.check_float("the Hugging Face form")
     if not isinstance(config, VicaConfig):
         raise InputError(
             f"{source}: a component checkpoint has no HF form of its own here; convert "

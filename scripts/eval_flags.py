@@ -52,6 +52,9 @@ def define() -> None:
     flags.DEFINE_string("adapter", None, "PEFT LoRA folder, merged at load")
     flags.DEFINE_string("mesh", None, "devices, such as fsdp:2,tensor:4")
     flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "default by device")
+    flags.DEFINE_enum(
+        "kv_dtype", None, ["int8"], "of keys and values; default: the compute dtype"
+    )
 
 
 def read_questions():
@@ -78,6 +81,7 @@ def load_model():
         FLAGS.checkpoint,
         mesh=mesh,
         dtype=FLAGS.dtype,
+        kv_dtype=FLAGS.kv_dtype,
         adapter=FLAGS.adapter,
         progress=True,
     )

@@ -43,6 +43,9 @@ flags.DEFINE_float("frame_cache_gb", 50.0, "its size, at most")
 flags.DEFINE_string("adapter", None, "PEFT LoRA folder, merged at load")
 flags.DEFINE_string("mesh", None, "devices, such as fsdp:2,tensor:4")
 flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "default by device")
+flags.DEFINE_enum(
+    "kv_dtype", None, ["int8"], "of keys and values; default: the compute dtype"
+)
 flags.DEFINE_enum("output", "text", ["text", "json"], "what is printed")
 flags.DEFINE_bool("stream", False, "print text as it is generated")
 
@@ -69,6 +72,7 @@ def main() -> None:
         FLAGS.checkpoint,
         mesh=mesh,
         dtype=FLAGS.dtype,
+        kv_dtype=FLAGS.kv_dtype,
         adapter=FLAGS.adapter,
         progress=True,
     )

@@ -79,9 +79,9 @@ WITHOUT_JAX = (
 )
 # Tables, scores and reports need numpy only; these place a model on devices or run it.
 WITH_JAX = (
-    "convert.load convert.compare convert.twins eval.cases eval.embed eval.golden "
-    "eval.recipe eval.runner eval.settings eval.subject eval.sweep eval.training "
-    "world.render"
+    "convert.load convert.compare convert.quantize convert.twins eval.cases "
+    "eval.embed eval.golden eval.recipe eval.runner eval.settings eval.subject "
+    "eval.sweep eval.training world.render"
 )
 NUMPY_ONLY = "errors files compilation_cache typing layout"
 

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vica_jax.models import attention
-from vica_jax.models.attention import AttentionError, attend, attend_cache
+from vica_jax.models.attention import AttentionError, attend
 from vica_jax.models.blockwise import blockwise
+from vica_jax.models.cached import attend_cache
 
 
 def qkv(T, S, N, K, H, B=2, seed=0):
@@ -49,7 +50,7 @@ def test_blockwise_equals_softmax(T, heads, rows, keys, causal):
 def test_batched_heads_equal_mapped_heads(monkeypatch):
     q, k, v = qkv(50, 50, 4, 2, 8)
     mapped = blockwise(q, k, v, causal=True, query_rows=16, key_block=16)
-    monkeypatch.setattr("vica_jax.models.blockwise.on_many_devices", lambda: True)
+    monkeypatch.setattr("vica_jax.models.blockwise.on_one_cpu", lambda: False)
     batched = blockwise(q, k, v, causal=True, query_rows=16, key_block=16)
     np.testing.assert_allclose(batched, mapped, atol=1e-6)
 

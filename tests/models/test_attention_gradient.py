@@ -67,7 +67,7 @@ def test_gradients_equal_the_direct_ones(
         blockwise, causal=causal, query_rows=rows, key_block=keys
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vica_jax.models.blockwise.on_many_devices", lambda: batched)
+        patch.setattr("vica_jax.models.blockwise.on_one_cpu", lambda: not batched)
         actual = gradients(blocks, *x)
     assert_close(actual, gradients(functools.partial(direct, causal=causal), *x))
 

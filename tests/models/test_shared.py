@@ -16,7 +16,8 @@ from vica_jax.decode.generate import (
     prefill_after,
     start,
 )
-from vica_jax.models import blockwise, shared
+from vica_jax.models import layers, shared
+from vica_jax.models import rows as rows_module
 from vica_jax.models.cache import Prefix
 from vica_jax.models.shared import attend_shared
 from vica_jax.models.variants import VARIANTS
@@ -101,8 +102,8 @@ def test_a_prompt_equals_softmax_over_all_keys(sizes, T, rows, keys, limit, shor
     """Whatever the block sizes, and prefix and own keys at once or in blocks."""
     q, own, prefix = random_inputs(T=T, S=T, **sizes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blockwise, "QUERY_ROWS", rows)
-        patch.setattr(blockwise, "KEY_BLOCK", keys)
+        patch.setattr(rows_module, "QUERY_ROWS", rows)
+        patch.setattr(rows_module, "KEY_BLOCK", keys)
         patch.setattr(shared, "SHORT_LIMIT", limit)
         patch.setattr(shared, "SHORT", short)
         out = run(q, own, prefix, sizes["prefix_length"])
@@ -123,7 +124,7 @@ def test_a_decode_step_equals_softmax_over_all_keys(sizes, S, data):
 @pytest.mark.parametrize("short", [0, shared.SHORT])
 def test_blocks_past_the_prefix_are_not_visited(monkeypatch, short):
     """There even NaN values do no harm."""
-    monkeypatch.setattr(blockwise, "KEY_BLOCK", 8)
+    monkeypatch.setattr(rows_module, "KEY_BLOCK", 8)
     monkeypatch.setattr(shared, "SHORT", short)
     q, own, prefix = random_inputs(0, 2, 5, 5, (2, 2), 4, P=40, prefix_length=16)
     prefix[1][:, 16:] = np.nan
@@ -133,11 +134,11 @@ def test_blocks_past_the_prefix_are_not_visited(monkeypatch, short):
 
 def test_batched_heads_equal_mapped_heads(monkeypatch):
     """On several devices and on accelerators heads are a batch axis."""
-    monkeypatch.setattr(blockwise, "KEY_BLOCK", 16)
+    monkeypatch.setattr(rows_module, "KEY_BLOCK", 16)
     monkeypatch.setattr(shared, "SHORT", 0)
     inputs = random_inputs(0, 2, 9, 9, (3, 2), 8, P=40, prefix_length=33)
     mapped = run(*inputs, 33)
-    monkeypatch.setattr(blockwise, "on_many_devices", lambda: True)
+    monkeypatch.setattr(layers, "on_many_devices", lambda: True)
     np.testing.assert_allclose(run(*inputs, 33), mapped, atol=1e-6)
 
 

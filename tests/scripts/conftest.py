@@ -21,9 +21,9 @@ def generate() -> Callable[..., Result]:
     def loaded(folder: str, dtype: str | None):
         return real(folder, dtype=dtype)
 
-    def cached(folder, *, dtype=None, adapter=None, mesh=None, progress=False):
-        if adapter or mesh:
-            return real(folder, dtype=dtype, adapter=adapter, mesh=mesh)
+    def cached(folder, *, dtype=None, progress=False, **rare):
+        if any(rare.values()):  # an adapter, a mesh, another cache
+            return real(folder, dtype=dtype, **rare)
         return loaded(str(folder), dtype)
 
     def call(*args: object, **options: object) -> Result:

@@ -49,6 +49,26 @@ def test_a_cast(vica, native, tmp_path, to):
         assert config["torch_dtype"] == "bfloat16"
 
 
+@pytest.mark.parametrize("form", ["hf", "native"])
+def test_int8(vica, native, tmp_path, form):
+    source, target = {"hf": vica, "native": native}[form], tmp_path / "int8"
+    made = convert(source, target, quantize="int8")
+    assert (made.code, made.err) == (0, "")
+    assert "note: int8: the products of" in made.out
+    table = run("inspect_params", checkpoint=target).out
+    assert "kernel_scale" in table and "int8" in table
+    told = convert(target, tmp_path / "hf", to="hf").line
+    assert "for inference only: the Hugging Face form needs the checkpoint" in told
+
+
+def test_int8_where_it_makes_no_sense(vica, native, tmp_path):
+    refused = lambda *args, **flags: convert(*args, quantize="int8", **flags).line
+    assert "leave out --to=hf" in refused(native, tmp_path / "x", to="hf")
+    assert "are for Hugging Face" in refused(native, tmp_path / "x", dtype="bfloat16")
+    assert "--quantize" in convert(vica, tmp_path / "x", quantize="int4").line
+    assert not (tmp_path / "x").exists()
+
+
 def test_a_bar_is_for_terminals(vica, tmp_path, monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):

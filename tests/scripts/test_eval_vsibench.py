@@ -52,6 +52,8 @@ def test_a_broken_benchmark_is_evaluated_and_says_so(vica, data, tmp_path):
     assert "other prompts" in other.line
     other = evaluate(vica, data, workdir, black_frames=True)
     assert "other black_frames" in other.line
+    other = evaluate(vica, data, workdir, kv_dtype="int8")
+    assert "other kv_dtype (kv_dtype: null there" in other.line
 
 
 def test_a_shard_without_videos_is_no_error(vica, data, tmp_path):

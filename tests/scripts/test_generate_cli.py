@@ -287,6 +287,13 @@ def test_bfloat16(vica, video, generate):
 
 
 @pytest.mark.slow
+def test_an_int8_cache(vica, video, generate):
+    answer = generate(checkpoint=vica, video=video, kv_dtype="int8", **TELL).json
+    assert answer["settings"]["kv_dtype"] == "int8" and answer["token_ids"]
+    line = generate(checkpoint=vica, video=video, kv_dtype="int4", **TELL).line
+    assert "--kv_dtype" in line
+
+
 def test_as_a_process(told, vica, video):
     """What a shell sees: the answer on stdout, the rest on stderr, and the status."""
 

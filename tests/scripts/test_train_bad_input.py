@@ -13,6 +13,7 @@ import pytest
 from command_line import Result, edit_json, run
 from train import short_run
 
+from convert.quantize import quantize_native
 from vica_jax.checkpoint import read_step
 from vica_jax.checkpoint.step import LeafReader, saved_steps
 from vica_jax.train import stage
@@ -321,6 +322,12 @@ def test_a_checkpoint_of_another_shape(base, refused, tmp_path):
     (other / "manifest.json").write_text(text)
     line = refused(f"init_from={other}")
     assert str(other) in line and re.search(r"llm/.*_proj/kernel", line)
+
+
+def test_an_int8_checkpoint_does_not_train(base, refused, tmp_path):
+    quantize_native(base, tmp_path / "int8")
+    line = refused(f"init_from={tmp_path / 'int8'}")
+    assert "its weights are int8, for inference only: training needs" in line
 
 
 @pytest.mark.parametrize("place", ["file", "file/run"])

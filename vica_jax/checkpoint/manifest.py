@@ -113,6 +113,19 @@ class Manifest:
         return sum(leaf.nbytes for leaf in self.leaves.values())
 
     @property
+    def int8(self) -> bool:
+        """Whether its kernels are of int8 (``models/quantize``): for inference only."""
+        return any(leaf.dtype == "int8" for leaf in self.leaves.values())
+
+    def check_float(self, purpose: str) -> None:
+        """CheckpointError, naming the purpose, where the kernels are of int8."""
+        if self.int8:
+            raise CheckpointError(
+                f"{self.folder}: its weights are int8, for inference only: {purpose} "
+                "needs the checkpoint that they were made from"
+            )
+
+    @property
     def model_config(self) -> VicaConfig:
         """The config of a whole model; CheckpointError for a component."""
         if isinstance(self.config, VicaConfig):

@@ -50,8 +50,11 @@ from vica_jax.decode.prompt import (
 )
 from vica_jax.decode.session import VideoSession, open_session
 from vica_jax.decode.settings import AnswerSettings, make_sampling
+from vica_jax.errors import InputError
 from vica_jax.layout import LayoutError, VisualLayout
+from vica_jax.models.cache import KVDtype
 from vica_jax.models.config import VicaConfig
+from vica_jax.models.quantize import SCALE, int8_form
 from vica_jax.models.vica import Vica, abstract_vica, apply
 from vica_jax.sharding import param_shardings
 from vica_jax.typing import Batch, Params
@@ -77,10 +80,15 @@ class Assistant:
       hf_config: its config.json, for EOS and pad ids that the former lacks.
       dtype: compute dtype.
       mesh: devices to run on, or None for the default device.
+      kv_dtype: what keys and values are kept in: None is the compute dtype, "int8"
+        takes about half of bfloat16's memory and rounds (docs/int8.md).
 
     Attributes:
       frame_cache: what it has read of video files: the last ones in memory. Another
         ``FrameCache`` may be set, one with a folder, or None to read each time.
+
+    Raises:
+      InputError: another ``kv_dtype``.
     """
 
     def __init__(
@@ -93,7 +101,13 @@ class Assistant:
         hf_config: Mapping[str, Any] | None = None,
         dtype: jax.typing.DTypeLike = jnp.float32,
         mesh: jax.sharding.Mesh | None = None,
+        kv_dtype: str | None = None,
     ):
+        if kv_dtype not in (None, "int8"):
+            raise InputError(
+                f"kv_dtype={kv_dtype!r}: keys and values are kept in int8 or (None) "
+                "in the compute dtype"
+            )
         self.cfg = cfg
         self.params = params
         self.tokenizer = tokenizer
@@ -102,6 +116,7 @@ class Assistant:
         self.dtype = jnp.dtype(dtype)
         self.mesh = mesh
         self.frame_cache: FrameCache | None = FrameCache()
+        self.kv_dtype: KVDtype = cast(KVDtype, kv_dtype)
 
     @classmethod
     def load(
@@ -110,11 +125,12 @@ class Assistant:
         *,
         mesh: jax.sharding.Mesh | None = None,
         dtype: jax.typing.DTypeLike | None = None,
+        kv_dtype: str | None = None,
     ) -> "Assistant":
         """Restore a native checkpoint, straight into its shardings on ``mesh``.
 
-        ``dtype`` None takes ``default_dtype()``. HF folders go through
-        ``convert.load.load_assistant``, which takes both.
+        ``dtype`` None takes ``default_dtype()``; kernels of int8 stay that. HF folders
+        go through ``convert.load.load_assistant``, which takes both.
         """
         manifest = read_manifest(folder)
         cfg = manifest.config
@@ -125,7 +141,11 @@ class Assistant:
             )
         dtype = jnp.dtype(dtype or default_dtype())
         with memory_named("loading the weights", "--dtype=bfloat16 or a larger mesh"):
-            params = restore(folder, shardings=shardings_for(cfg, mesh), dtype=dtype)
+            params = restore(
+                folder,
+                shardings=shardings_for(cfg, mesh, int8=manifest.int8),
+                dtype=lambda path: None if path.endswith(SCALE) else dtype,
+            )
         return cls(
             cfg,
             params,
@@ -134,6 +154,7 @@ class Assistant:
             hf_config=manifest.hf_config,
             dtype=dtype,
             mesh=mesh,
+            kv_dtype=kv_dtype,
         )
 
     # ------------------------------------------------------------ questions
@@ -301,7 +322,7 @@ class Assistant:
                     f"projector of this checkpoint takes {width} (it was trained on "
                     f"stage {self.cfg.layout.output_stage})"
                 )
-        return Vica(cfg, self.dtype)
+        return Vica(cfg, self.dtype, kv_dtype=self.kv_dtype)
 
     # ------------------------------------------------------------- the work
     def _run(
@@ -393,6 +414,7 @@ class Assistant:
         return {
             **asdict(settings),
             "dtype": self.dtype.name,
+            "kv_dtype": self.kv_dtype or self.dtype.name,
             "mesh": dict(self.mesh.shape) if self.mesh else None,
             "repetition_penalty": self.repetition_penalty(settings),
             "hiera": ratio,
@@ -413,9 +435,17 @@ def default_dtype() -> str:
     return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
-def shardings_for(cfg: VicaConfig, mesh: jax.sharding.Mesh | None) -> Any:
-    """Nested dict of shardings for a model on ``mesh``; None without a mesh."""
-    return None if mesh is None else param_shardings(*abstract_vica(cfg), mesh)
+def shardings_for(
+    cfg: VicaConfig, mesh: jax.sharding.Mesh | None, *, int8: bool = False
+) -> Any:
+    """Nested dict of shardings for a model on ``mesh``; None without a mesh.
+
+    With ``int8`` those of a quantised model.
+    """
+    if mesh is None:
+        return None
+    form = abstract_vica(cfg)
+    return param_shardings(*(int8_form(*form) if int8 else form), mesh)
 
 
 def media_of(batch: Batch) -> Batch:

@@ -7,6 +7,7 @@ because its keys would answer with another model's memory of the video.
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,8 @@ from vica_jax.decode.session import VideoSession
 from vica_jax.decode.settings import AnswerSettings
 from vica_jax.errors import InputError
 from vica_jax.files import replacing
-from vica_jax.models.cache import Prefix
+from vica_jax.models.cache import KV, Prefix
+from vica_jax.models.quantize import Int8, MaybeInt8
 from vica_jax.sharding import logical_sharding
 
 if TYPE_CHECKING:
@@ -42,11 +44,9 @@ def save_session(session: VideoSession, path: str | os.PathLike[str]) -> None:
     """Write ``path``: filled slots of every layer and what is needed to go on."""
     sample = session.seen.sample
     tensors = {
-        f"layers.{i}.{name}": np.ascontiguousarray(
-            np.asarray(array)[:, : session.length]
-        )
+        name: np.ascontiguousarray(np.asarray(array)[:, : session.length])
         for i, layer in enumerate(session.prefix.layers)
-        for name, array in zip("kv", layer, strict=True)
+        for name, array in _named(i, layer)
     }
     header = {
         "format": FORMAT,
@@ -78,7 +78,7 @@ def load_session(assistant: "Assistant", path: str | os.PathLike[str]) -> VideoS
 
     Raises:
       SessionFileError: no session file, a damaged one, or one of other weights, sizes,
-        token ratio or dtype.
+        token ratio or dtype (of computing, or of keys and values).
     """
     try:
         with safe_open(os.fspath(path), framework="numpy") as file:
@@ -97,26 +97,28 @@ def load_session(assistant: "Assistant", path: str | os.PathLike[str]) -> VideoS
                     )
             model, length = assistant.model(settings), header["length"]
             slots = bucket_length(length)
-            room = [(0, 0), (0, slots - length), (0, 0)]
 
-            def filled(name: str) -> np.ndarray:
+            def placed(name: str) -> jax.Array:
                 array = file.get_tensor(name)
                 if checksum(array) != header["checksums"][name]:
                     raise SessionFileError(
                         f"{path}: {name} is not what was written: open the video again"
                     )
-                return np.pad(array, room)
+                room = [(0, 0), (0, slots - length), (0, 0)][: array.ndim]
+                array = np.pad(array, room)
+                axes = PREFIX_AXES[: array.ndim]
+                sharding = logical_sharding(axes, array.shape, assistant.mesh)
+                return jax.device_put(array, sharding)
 
-            llm = model.cfg.llm
-            shape = (llm.num_kv_heads, slots, llm.head_dim)
+            def kept(name: str) -> MaybeInt8:
+                if assistant.kv_dtype is None:
+                    return placed(name)
+                return Int8(placed(name), placed(f"{name}_scale"))
+
             with assistant.on_mesh():
-                sharding = logical_sharding(PREFIX_AXES, shape, assistant.mesh)
                 layers = [
-                    tuple(
-                        jax.device_put(filled(f"layers.{i}.{name}"), sharding)
-                        for name in "kv"
-                    )
-                    for i in range(llm.depth)
+                    (kept(f"layers.{i}.k"), kept(f"layers.{i}.v"))
+                    for i in range(model.cfg.llm.depth)
                 ]
         seen = header["seen"]
         sample = seen["sample"]
@@ -160,7 +162,18 @@ def _identity(assistant: "Assistant", settings: AnswerSettings) -> dict[str, Any
         "weights": assistant.fingerprint,
         "config": hashlib.sha256(cfg.encode()).hexdigest(),
         "dtype": assistant.dtype.name,
+        "kv_dtype": assistant.kv_dtype,
     }
+
+
+def _named(layer: int, kv: KV) -> Iterator[tuple[str, jax.Array]]:
+    """The arrays of a layer's keys and values with their names in the file."""
+    for name, kept in zip("kv", kv, strict=True):
+        if isinstance(kept, Int8):
+            yield f"layers.{layer}.{name}", kept.values
+            yield f"layers.{layer}.{name}_scale", kept.scale
+        else:
+            yield f"layers.{layer}.{name}", kept
 
 
 def _settings(values: dict[str, Any]) -> AnswerSettings:

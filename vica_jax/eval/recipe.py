@@ -74,6 +74,8 @@ def make_recipe(
         "device": jax.devices()[0].device_kind,
         "versions": {"python": platform.python_version(), **_versions()},
     }
+    if assistant.kv_dtype is not None:
+        recipe["kv_dtype"] = assistant.kv_dtype
     if settings.point_maps is not None:
         recipe["point_maps"] = f"crc:{hash_point_maps(settings.point_maps)}"
     if settings.black_frames:

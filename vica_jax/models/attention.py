@@ -34,8 +34,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from vica_jax.errors import InputError
-from vica_jax.models.blockwise import NEG_INF, blockwise
+from vica_jax.models.blockwise import blockwise
 from vica_jax.models.layers import precision_of
+from vica_jax.models.online_softmax import NEG_INF
 
 Implementation = Literal["auto", "reference", "short", "blockwise", "cudnn"]
 VARIABLE = "VICA_JAX_ATTENTION"  # of the environment: the choice where none is made
@@ -120,37 +121,6 @@ def _without_cudnn(q: jax.Array) -> str | None:
     if q.shape[-1] % 8:
         return f"it takes head dims in multiples of 8, not {q.shape[-1]}"
     return None
-
-
-def attend_cache(
-    q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array
-) -> jax.Array:
-    """One decode step: q ``[B,1,N,H]`` over the first ``lengths[b]`` cached keys.
-
-    k and v are ``[B,S,K,H]``; returns ``[B,1,N,H]``.
-    """
-    B, _, N, H = q.shape
-    S, K = k.shape[1:3]
-    q = q.reshape(B, K, N // K, H)
-    precision = precision_of(q.dtype)
-    scores = jnp.einsum(
-        "BKGH,BSKH->BKGS",
-        q,
-        k.astype(q.dtype),
-        precision=precision,
-        preferred_element_type=jnp.float32,
-    )
-    seen = jnp.arange(S)[None] < lengths[:, None]
-    scores = jnp.where(seen[:, None, None], scores / math.sqrt(H), NEG_INF)
-    weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
-    out = jnp.einsum(
-        "BKGS,BSKH->BKGH",
-        weights,
-        v.astype(q.dtype),
-        precision=precision,
-        preferred_element_type=jnp.float32,
-    )
-    return out.reshape(B, 1, N, H).astype(q.dtype)
 
 
 def _reference(q: jax.Array, k: jax.Array, v: jax.Array, causal: bool) -> jax.Array:

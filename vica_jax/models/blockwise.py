@@ -19,10 +19,20 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from vica_jax.models.layers import precision_of
-from vica_jax.sharding import on_many_devices
+from vica_jax.models.layers import on_one_cpu
+from vica_jax.models.online_softmax import (
+    NEG_INF,
+    Softmax,
+    begin,
+    log_sum,
+    map_rows,
+    mean,
+    product,
+    row_of,
+    set_row,
+    take_in,
+)
 
-NEG_INF = -0.7 * float(jnp.finfo(jnp.float32).max)
 KEY_BLOCK = 1024
 QUERY_ROWS = 1024  # rows (G x queries) of one block product
 GRADIENT_KEY_BLOCK = 512  # of the causal backward pass
@@ -74,75 +84,12 @@ def blockwise_with_lse(
     return out, _by_token(lse, q.shape[:3])
 
 
-def attend_rows(
-    q: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Rows ``[K,R,H]`` over the first ``length`` of the keys ``[K,S,H]`` of their head.
-
-    Returns float32 ``[K,R,H]`` and the log-sum-exp ``[K,R]``. ``length`` (>= 1) may be
-    traced: key blocks past it are not visited. Memory as ``blockwise``.
-    """
-    R, S = q.shape[1], k.shape[1]
-    bq, bk = min(R, QUERY_ROWS), min(S, KEY_BLOCK)
-    q = _pad_axis(q, 1, bq)
-    scale = 1.0 / math.sqrt(q.shape[-1])
-
-    def head(out, lse, q, block):
-        blocks = tuple(x.reshape(-1, bq, *x.shape[1:]) for x in (out, lse, q))
-
-        def query_block(_, written):
-            rows = written[2]
-
-            def key_block(j, carry):
-                # The last block ends where the keys end: padding would copy them all.
-                start = jnp.minimum(j * bk, S - bk)
-                keys, values = block(start)
-                scores = _product(rows, keys, (1, 1)) * scale
-                place = start + jnp.arange(bk)
-                seen = (place >= j * bk) & (place < length)
-                scores = jnp.where(seen[None], scores, NEG_INF)
-                return _online(carry, scores, values)
-
-            last = (length + bk - 1) // bk
-            done = jax.lax.fori_loop(0, last, key_block, _begin(rows))
-            return _mean(done), _log_sum(done), rows
-
-        done = _map_in_place(query_block, blocks)[:2]
-        return tuple(x.reshape(-1, *x.shape[2:]) for x in done)
-
-    def one(i, written):
-        # Blocks straight out of all heads' keys: a head's would be a copy.
-        def block(start):
-            at, size = (i, start, 0), (1, bk, q.shape[-1])
-            return [jax.lax.dynamic_slice(x, at, size)[0] for x in (k, v)]
-
-        out, lse = written
-        return head(out, lse, _row(q, i), block)
-
-    def batched(out, lse, q, k, v):
-        def block(start):
-            return [jax.lax.dynamic_slice_in_dim(x, start, bk) for x in (k, v)]
-
-        return head(out, lse, q, block)
-
-    written = jnp.zeros(q.shape, jnp.float32), jnp.zeros(q.shape[:2], jnp.float32)
-    if _heads_one_by_one():
-        out, lse = _map_in_place(one, written)
-    else:
-        out, lse = jax.vmap(batched)(*written, q, k, v)
-    return out[:, :R], lse[:, :R]
-
-
-def _heads_one_by_one() -> bool:
-    return jax.default_backend() == "cpu" and not on_many_devices()
-
-
 def _plan(
     q: jax.Array, k: jax.Array, causal: bool, query_rows: int, key_block: int
 ) -> _Plan:
     S, G = k.shape[1], q.shape[2] // k.shape[2]
     bq = _block(q.shape[1], max(query_rows // G, 1))
-    return _Plan(causal, S, bq, min(S, key_block), _heads_one_by_one())
+    return _Plan(causal, S, bq, min(S, key_block), on_one_cpu())
 
 
 def _block(length: int, most: int) -> int:
@@ -198,10 +145,10 @@ def _attend_heads(
             at, size = (b, j * plan.bq, i * G, 0), (1, plan.bq, G, H)
             rows = jax.lax.dynamic_slice(out, at, size).reshape(-1, H)
             done = _attend_rows(plan, rows, keys, values, j * plan.bq)
-            mean = _mean(done).astype(out.dtype).reshape(size)
-            out = jax.lax.dynamic_update_slice(out, mean, at)
+            tile = mean(done).astype(out.dtype).reshape(size)
+            out = jax.lax.dynamic_update_slice(out, tile, at)
             if lse:
-                row = _log_sum(done).reshape(1, 1, plan.bq, G)
+                row = log_sum(done).reshape(1, 1, plan.bq, G)
                 at = (b, i, j * plan.bq, 0)
                 lse = [jax.lax.dynamic_update_slice(lse[0], row, at)]
             return out, *lse
@@ -267,50 +214,17 @@ def _map_heads(
     written, read = jax.tree.map(
         lambda x: x.reshape(-1, *x.shape[2:]), (tuple(written), tuple(read))
     )
-    out = _map_in_place(
-        lambda i, row: function(*row, *(_row(x, i) for x in read)), written
+    out = map_rows(
+        lambda i, row: function(*row, *(row_of(x, i) for x in read)), written
     )
     return tuple(x.reshape(*leading, *x.shape[1:]) for x in out)
-
-
-def _map_in_place(
-    function: Callable[..., tuple[jax.Array, ...]], written: tuple[jax.Array, ...]
-) -> tuple[jax.Array, ...]:
-    """``layers.map_in_place`` for several arrays: ``function(i, rows)`` -> rows."""
-    if written[0].shape[0] == 1:
-        return tuple(x[None] for x in function(0, tuple(x[0] for x in written)))
-
-    def step(i, written):
-        rows = function(i, tuple(_row(x, i) for x in written))
-        return tuple(_set_row(x, i, row) for x, row in zip(written, rows, strict=True))
-
-    return jax.lax.fori_loop(0, written[0].shape[0], step, written)
-
-
-def _row(x: jax.Array, i: jax.Array | int) -> jax.Array:
-    return jax.lax.dynamic_index_in_dim(x, i, keepdims=False)
-
-
-def _set_row(x: jax.Array, i: jax.Array | int, row: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_update_index_in_dim(x, row, i, 0)
-
-
-def _product(x: jax.Array, y: jax.Array, contract: tuple[int, int]) -> jax.Array:
-    """2-D product over one axis of each, in float32."""
-    return jax.lax.dot_general(
-        x,
-        y,
-        (((contract[0],), (contract[1],)), ((), ())),
-        precision=precision_of(x.dtype),
-        preferred_element_type=jnp.float32,
-    )
 
 
 def _scores(
     plan: _Plan, rows: jax.Array, keys: jax.Array, start: jax.Array | int, j: jax.Array
 ) -> jax.Array:
     """Scaled, masked scores of the queries from ``start`` on and key block ``j``."""
-    scores = _product(rows, keys, (1, 1)) * (1.0 / math.sqrt(rows.shape[-1]))
+    scores = product(rows, keys, (1, 1)) * (1.0 / math.sqrt(rows.shape[-1]))
     column = j * plan.bk + jnp.arange(plan.bk)
     if plan.causal:
         position = start + jnp.arange(rows.shape[0]) // (rows.shape[0] // plan.bq)
@@ -318,42 +232,6 @@ def _scores(
     if plan.valid % plan.bk:
         return jnp.where(column[None] < plan.valid, scores, NEG_INF)
     return scores
-
-
-Softmax = tuple[jax.Array, jax.Array, jax.Array]  # largest score, sum, weighted sum
-
-
-def _begin(rows: jax.Array) -> Softmax:
-    """The online softmax of ``rows [R,H]`` over no keys yet."""
-    R = rows.shape[0]
-    return (
-        jnp.full(R, NEG_INF, jnp.float32),
-        jnp.zeros(R, jnp.float32),
-        jnp.zeros(rows.shape, jnp.float32),
-    )
-
-
-def _online(carry: Softmax, scores: jax.Array, values: jax.Array) -> Softmax:
-    """Take in a block of keys: scores ``[R,bk]``, values ``[bk,H]``."""
-    top, total, acc = carry
-    new_top = jnp.maximum(top, scores.max(-1))
-    weights = jnp.exp(scores - new_top[:, None])
-    shrink = jnp.exp(top - new_top)
-    part = _product(weights.astype(values.dtype), values, (1, 0))
-    total = total * shrink + weights.sum(-1)
-    return new_top, total, acc * shrink[:, None] + part
-
-
-def _mean(carry: Softmax) -> jax.Array:
-    """The values, weighted by the softmax of the scores."""
-    _, total, acc = carry
-    return acc / total[:, None]
-
-
-def _log_sum(carry: Softmax) -> jax.Array:
-    """The log-sum-exp of the scores."""
-    top, total, _ = carry
-    return top + jnp.log(total)
 
 
 def _attend_rows(
@@ -366,11 +244,11 @@ def _attend_rows(
     """The queries ``rows [R,H]`` from ``start`` on over blocks ``[n,bk,H]`` of keys."""
 
     def key_block(j, carry):
-        scores = _scores(plan, rows, _row(keys, j), start, j)
-        return _online(carry, scores, _row(values, j))
+        scores = _scores(plan, rows, row_of(keys, j), start, j)
+        return take_in(carry, scores, row_of(values, j))
 
     last = plan.stop(start, keys.shape[0])
-    return jax.lax.fori_loop(0, last, key_block, _begin(rows))
+    return jax.lax.fori_loop(0, last, key_block, begin(rows))
 
 
 def _attend_head(
@@ -386,13 +264,13 @@ def _attend_head(
     def query_block(i, written):
         rows = written[0].reshape(plan.bq * G, H)
         done = _attend_rows(plan, rows, keys, values, i * plan.bq)
-        out = _mean(done).astype(q.dtype)
-        results = (out,) if lse is None else (out, _log_sum(done))
+        out = mean(done).astype(q.dtype)
+        results = (out,) if lse is None else (out, log_sum(done))
         return tuple(x.reshape(w.shape) for x, w in zip(results, written, strict=True))
 
     written = (q,) if lse is None else (q, lse)
     blocks = tuple(x.reshape(T // plan.bq, plan.bq, *x.shape[1:]) for x in written)
-    out = _map_in_place(query_block, blocks)
+    out = map_rows(query_block, blocks)
     return tuple(x.reshape(w.shape) for x, w in zip(out, written, strict=True))
 
 
@@ -417,25 +295,25 @@ def _head_gradients(
 
     def query_block(i, carry):
         q, dk, dv = carry
-        rows, g, lse, delta = (_row(x, i) for x in (q, gs, lses, deltas))
+        rows, g, lse, delta = (row_of(x, i) for x in (q, gs, lses, deltas))
         start = i * plan.bq
 
         def key_block(j, carry):
             dq, dk, dv = carry
-            scores = _scores(plan, rows, _row(keys, j), start, j)
+            scores = _scores(plan, rows, row_of(keys, j), start, j)
             weights = jnp.exp(scores - lse[:, None])
-            dweights = _product(g, _row(values, j), (1, 1))
+            dweights = product(g, row_of(values, j), (1, 1))
             dscores = (weights * (dweights - delta[:, None])).astype(rows.dtype)
-            dq = dq + _product(dscores, _row(keys, j), (1, 0))
-            dk = _set_row(dk, j, _row(dk, j) + _product(dscores, rows, (0, 0)))
+            dq = dq + product(dscores, row_of(keys, j), (1, 0))
+            dk = set_row(dk, j, row_of(dk, j) + product(dscores, rows, (0, 0)))
             weights = weights.astype(rows.dtype)
-            dv = _set_row(dv, j, _row(dv, j) + _product(weights, g, (0, 0)))
+            dv = set_row(dv, j, row_of(dv, j) + product(weights, g, (0, 0)))
             return dq, dk, dv
 
         last = plan.stop(start, keys.shape[0])
         first = (jnp.zeros(rows.shape, jnp.float32), dk, dv)
         dq, dk, dv = jax.lax.fori_loop(0, last, key_block, first)
-        return _set_row(q, i, (dq * scale).astype(q.dtype)), dk, dv
+        return set_row(q, i, (dq * scale).astype(q.dtype)), dk, dv
 
     zeros = jnp.zeros(keys.shape, jnp.float32)
     carry = (blocks(q), zeros, zeros)

@@ -4,13 +4,21 @@ Axes: B batch, S cache slots of a row, P slots of a prefix, K kv heads, H head d
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 from flax import struct
 
-KV = tuple[jax.Array, jax.Array]
-"""Keys and values of one layer: ``[B,S,K,H]`` each, in a prefix ``[K,P,H]``."""
+from vica_jax.models.quantize import MaybeInt8
+
+KV = tuple[MaybeInt8, MaybeInt8]
+"""Keys and values of one layer: ``[B,S,K,H]`` each, in a prefix ``[K,P,H]``.
+
+Both exact, in the compute dtype, or both int8 with a scale ``[B,S,K]`` or ``[K,P]``.
+"""
+
+KVDtype = Literal["int8"] | None
+"""What they are kept in; None: the compute dtype."""
 
 
 @struct.dataclass

@@ -8,10 +8,14 @@ Beside a kernel may stand a low-rank branch (LoRA, Hu et al. 2021): leaves ``lor
 ``[in..., r]``, ``lora_b`` ``[r, out...]`` and ``lora_scale``, put there by
 ``vica_jax.train.lora``. The product is then ``x W + scale (x A) B``; W itself is never
 changed, so no gradient of W exists where only A and B train.
+
+A kernel of int8 has its scale beside it, ``kernel_scale`` (``models/quantize``), and is
+an ``Int8`` in the products; nothing trains then.
 """
 
 from collections.abc import Callable
 from functools import partial
+from math import prod
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +23,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.custom_derivatives import SymbolicZero
 
-from vica_jax.sharding import Axes, declare
+from vica_jax.models.quantize import SCALE, Int8, MaybeInt8
+from vica_jax.sharding import Axes, declare, on_many_devices
+
+KERNEL_BLOCK = 2**20  # elements of an int8 kernel that the CPU widens at a time
 
 
 def precision_of(dtype: jnp.dtype) -> jax.lax.Precision:
@@ -27,14 +34,79 @@ def precision_of(dtype: jnp.dtype) -> jax.lax.Precision:
     return jax.lax.Precision.HIGHEST if full else jax.lax.Precision.DEFAULT
 
 
-def dot(x: jax.Array, kernel: jax.Array, contract: int = 1) -> jax.Array:
+def dot(x: jax.Array, kernel: MaybeInt8, contract: int = 1) -> jax.Array:
     """``x``'s last ``contract`` axes with ``kernel``'s first ones, in float32.
 
     Its gradients are such products too, of operands in ``x``'s dtype: the rule that JAX
     derives would multiply the float32 gradient as it is, with a kernel widened to
     float32. A gradient that nobody asks for is not made and its operand not kept.
     """
+    if isinstance(kernel, Int8):
+        return _int8_dot(x, kernel, contract)
     return _dot(x, kernel, contract)
+
+
+def _int8_dot(x: jax.Array, kernel: Int8, contract: int) -> jax.Array:
+    """``(x values) scale``, without a float copy of all kernels.
+
+    What does not change in the loop of decode steps XLA computes before it: on the CPU
+    the float copies of all kernels, and a barrier does not keep it from that. So there
+    a loop over blocks widens each on its own. Elsewhere the conversion is the product's
+    to fuse, and a barrier that ties the kernel to ``x`` keeps it in its place.
+    """
+    values, scale = kernel
+    if on_one_cpu():
+        return _blocked_dot(x, values, scale, contract)
+    x, values = jax.lax.optimization_barrier((x, values))
+    inner = tuple(range(x.ndim - contract, x.ndim))
+    y = _product(x, values.astype(x.dtype), inner, tuple(range(contract)))
+    return y * scale
+
+
+def _blocked_dot(
+    x: jax.Array, values: jax.Array, scale: jax.Array, contract: int
+) -> jax.Array:
+    """The product by blocks of output channels, each widened on its own."""
+    leading, outs = x.shape[: x.ndim - contract], values.shape[contract:]
+    ins, channels = prod(values.shape[:contract]), prod(outs)
+    x, values = x.reshape(-1, ins), values.reshape(ins, channels)
+    scale = scale.reshape(channels)
+    width = min(max(KERNEL_BLOCK // ins, 1), channels)
+
+    def block(j, y):
+        # The last block ends where the channels end.
+        start = jnp.minimum(j * width, channels - width)
+        part = jax.lax.dynamic_slice_in_dim(values, start, width, 1)
+        part = _product(x, part.astype(x.dtype), (1,), (0,))
+        part = part * jax.lax.dynamic_slice_in_dim(scale, start, width)
+        return jax.lax.dynamic_update_slice_in_dim(y, part, start, 1)
+
+    # Any values will do to be written over; XLA would make one constant of the zeros of
+    # all layers and copy it for each of them at the start.
+    y = jnp.broadcast_to(x[:, :1].astype(jnp.float32), (x.shape[0], channels))
+    y = jax.lax.fori_loop(0, -(-channels // width), block, y)
+    return y.reshape(*leading, *outs)
+
+
+def on_one_cpu() -> bool:
+    """Whether the program runs on one CPU device."""
+    return jax.default_backend() == "cpu" and not on_many_devices()
+
+
+def read_scale(module: nn.Module, kernel: jax.Array) -> MaybeInt8:
+    """A module's kernel with the scale beside it, if it is one of int8.
+
+    Raises:
+      ValueError: an int8 kernel without a scale.
+    """
+    if module.has_variable("params", SCALE):
+        return Int8(kernel, module.get_variable("params", SCALE))
+    if kernel.dtype == jnp.int8:
+        raise ValueError(
+            f"{'/'.join(module.path)}: an int8 kernel without {SCALE}: quantise the "
+            "parameters with vica_jax.models.quantize"
+        )
+    return kernel
 
 
 def _product(
@@ -124,7 +196,7 @@ def low_rank(module: nn.Module) -> LowRank | None:
 
 
 def multiply(
-    x: jax.Array, kernel: jax.Array, branch: LowRank | None, contract: int = 1
+    x: jax.Array, kernel: MaybeInt8, branch: LowRank | None, contract: int = 1
 ) -> jax.Array:
     """``dot`` with a kernel and the branch beside it, in float32."""
     y = dot(x, kernel, contract)
@@ -181,7 +253,7 @@ class Linear(nn.Module):
         kernel = self.param(
             "kernel", declare(xavier, self.axes), self.shape, jnp.float32
         )
-        y = multiply(x, kernel, low_rank(self), self.contract)
+        y = multiply(x, read_scale(self, kernel), low_rank(self), self.contract)
         if self.use_bias:
             zeros = declare(nn.initializers.zeros, self.axes[self.contract :])
             bias = self.param("bias", zeros, self.shape[self.contract :], jnp.float32)

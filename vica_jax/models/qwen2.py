@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vica_jax.models.attention import attend, attend_cache
+from vica_jax.models.attention import attend
 from vica_jax.models.cache import KV, Past, Prefix
+from vica_jax.models.cached import attend_cache, write_cache
 from vica_jax.models.config import Qwen2Config
 from vica_jax.models.layers import (
     Linear,
@@ -30,7 +31,9 @@ from vica_jax.models.layers import (
     map_in_place,
     multiply,
     normal,
+    read_scale,
 )
+from vica_jax.models.quantize import Int8, MaybeInt8
 from vica_jax.models.rope import apply_rope, rope_table
 from vica_jax.models.shared import attend_shared
 from vica_jax.models.stack import Remat, Stack
@@ -64,18 +67,15 @@ class Attention(nn.Module):
         )
         q = constrain(apply_rope(q, table), "batch", "length", "heads", None)
         k = constrain(apply_rope(k, table), "batch", "length", "kv_heads", None)
+        own: KV = (k, v)
         seen = None
         if past.cache is not None and past.lengths is not None:
-            row = jnp.arange(x.shape[0])
-            k, v = (
-                old.at[row, past.lengths].set(new[:, 0].astype(old.dtype), mode="drop")
-                for old, new in zip(past.cache, (k, v), strict=True)
-            )
+            own = write_cache(past.cache, (k, v), past.lengths)
             seen = past.lengths + 1
         if past.prefix is not None and past.prefix_length is not None:
-            out = attend_shared(q, (k, v), past.prefix, past.prefix_length, seen)
+            out = attend_shared(q, own, past.prefix, past.prefix_length, seen)
         elif seen is not None:
-            out = attend_cache(q, k, v, seen)
+            out = attend_cache(q, *own, seen)
         else:
             out = attend(q, k, v, causal=True)
         o_proj = Linear(
@@ -85,7 +85,7 @@ class Attention(nn.Module):
             use_bias=False,
             name="o_proj",
         )
-        return o_proj(out), (k, v)
+        return o_proj(out), own
 
 
 class SwiGlu(nn.Module):
@@ -117,7 +117,7 @@ class SwiGlu(nn.Module):
         return _chunked_swiglu(tree, *leaves)
 
 
-Weights = tuple[jax.Array, LowRank | None]
+Weights = tuple[MaybeInt8, LowRank | None]
 
 
 def _swiglu(x: jax.Array, gate: Weights, up: Weights, down: Weights) -> jax.Array:
@@ -162,9 +162,10 @@ class _Kernel(nn.Module):
     axes: tuple[str, ...]
 
     @nn.compact
-    def __call__(self) -> jax.Array:
+    def __call__(self) -> MaybeInt8:
         init = declare(nn.initializers.xavier_uniform(), self.axes)
-        return self.param("kernel", init, self.shape, jnp.float32)
+        kernel = self.param("kernel", init, self.shape, jnp.float32)
+        return read_scale(self, kernel)
 
 
 def _largest_divisor(n: int, limit: int) -> int:
@@ -259,9 +260,19 @@ class Qwen2(nn.Module):
         return self.layers(x, table, per_layer=past)
 
     def output_kernel(self) -> jax.Array:
-        """The output matrix ``[D,V]``."""
+        """The output matrix ``[D,V]``, for training.
+
+        Raises:
+          ValueError: it is of int8.
+        """
+        kernel = self._output()
+        if isinstance(kernel, Int8):
+            raise ValueError("llm/lm_head: an int8 kernel does not train")
+        return kernel
+
+    def _output(self) -> MaybeInt8:
         return self.embedder.embedding.T if self.cfg.tie_embeddings else self.lm_head()
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Final norm and output matrix: ``[...,D]`` -> float32 ``[...,V]``."""
-        return dot(self.final_norm(hidden), self.output_kernel())
+        return dot(self.final_norm(hidden), self._output())

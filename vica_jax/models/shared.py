@@ -7,6 +7,11 @@ follow it and are attended to apart. Two softmaxes over parts of the keys merge 
 by their log-sum-exps (the identity behind online softmax, Milakov and Gimelshein 2018;
 used so for shared prompts by Juravsky et al. 2024, "Hydragen").
 
+An int8 prefix (``models/quantize``) is never widened whole: its scales are applied to
+scores and weights, or blocks are widened one at a time (on the CPU always, where a
+product wants float operands, and XLA would make those of all layers before the loop of
+decode steps).
+
 Axes: B batch, T queries, S own keys, P prefix slots, N heads, K kv heads, G = N / K,
 R = B * T * G rows per kv head, H head dim.
 """
@@ -17,9 +22,13 @@ import jax
 import jax.numpy as jnp
 
 from vica_jax.models.attention import SHORT_LIMIT
-from vica_jax.models.blockwise import NEG_INF, attend_rows, blockwise_with_lse
+from vica_jax.models.blockwise import blockwise_with_lse
 from vica_jax.models.cache import KV
-from vica_jax.models.layers import precision_of
+from vica_jax.models.cached import attend_int8
+from vica_jax.models.layers import on_one_cpu, precision_of
+from vica_jax.models.online_softmax import NEG_INF
+from vica_jax.models.quantize import Int8, MaybeInt8
+from vica_jax.models.rows import attend_rows
 
 SHORT = 2**21  # scores over the prefix, per kv head, that are held at once
 
@@ -41,19 +50,13 @@ def attend_shared(
     B, T, N, H = q.shape
     K = prefix[0].shape[0]
     rows = q.reshape(B, T, K, N // K, H).transpose(2, 0, 1, 3, 4).reshape(K, -1, H)
-    slots = prefix[0].shape[1]
-    if lengths is not None:
-        out, lse = _direct_rows(rows, *prefix, prefix_length)
-    elif rows.shape[1] * slots <= SHORT:
-        filled = (jnp.arange(slots) < prefix_length)[:, None]
-        k, v = (jnp.where(filled, x, 0) for x in prefix)
-        out, lse = _direct_rows(rows, k, v, prefix_length)
-    else:
-        out, lse = attend_rows(rows, *prefix, prefix_length)
+    out, lse = _over_prefix(rows, *prefix, prefix_length, lengths is not None)
     shared = out.reshape(K, B, T, N // K, H).transpose(1, 2, 0, 3, 4)
     shared_lse = lse.reshape(K, B, T, N // K).transpose(1, 2, 0, 3)
     if lengths is None and T * T > SHORT_LIMIT:
-        out, lse = blockwise_with_lse(q, *own, causal=True)
+        k, v = own
+        assert not isinstance(k, Int8) and not isinstance(v, Int8)
+        out, lse = blockwise_with_lse(q, k, v, causal=True)
         rest = out.astype(jnp.float32).reshape(shared.shape)
         rest_lse = lse.reshape(shared_lse.shape)
     else:
@@ -66,6 +69,24 @@ def attend_shared(
     return merged.reshape(B, T, N, H).astype(q.dtype)
 
 
+def _over_prefix(
+    rows: jax.Array, k: MaybeInt8, v: MaybeInt8, length: jax.Array, decoding: bool
+) -> tuple[jax.Array, jax.Array]:
+    """``attend_rows``, or all scores at once: in a decode step, or where few."""
+    few = decoding or rows.shape[1] * k.shape[1] <= SHORT
+    if isinstance(k, Int8) and isinstance(v, Int8):
+        if few and not on_one_cpu():
+            return _direct_int8(rows, k, v, length)
+        return attend_rows(rows, k, v, length)
+    assert not isinstance(k, Int8) and not isinstance(v, Int8)
+    if not few:
+        return attend_rows(rows, k, v, length)
+    if not decoding:
+        filled = (jnp.arange(k.shape[1]) < length)[:, None]
+        k, v = (jnp.where(filled, x, 0) for x in (k, v))
+    return _direct_rows(rows, k, v, length)
+
+
 def _direct_rows(
     rows: jax.Array, k: jax.Array, v: jax.Array, length: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
@@ -76,14 +97,33 @@ def _direct_rows(
     return _softmax("KRP,KPH->KRH", scores, v)
 
 
+def _direct_int8(
+    rows: jax.Array, k: Int8, v: Int8, length: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The same over an int8 prefix, whose scales go to scores and weights."""
+    # Tied to the rows, the prefix is not widened before a loop of decode steps.
+    rows, k, v = jax.lax.optimization_barrier((rows, k, v))
+    keys, values = (x.values.astype(rows.dtype) for x in (k, v))
+    scale = k.scale[:, None] / math.sqrt(rows.shape[-1])
+    scores = _product("KRH,KPH->KRP", rows, keys) * scale
+    scores = jnp.where(jnp.arange(k.shape[1]) < length, scores, NEG_INF)
+    return _softmax("KRP,KPH->KRH", scores, values, v.scale[:, None])
+
+
 def _own(
     q: jax.Array, own: KV, lengths: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
     """Float32 ``[B,T,K,G,H]``, log-sum-exp ``[B,T,K,G]`` over each row's own keys."""
     B, T, N, H = q.shape
-    k, v = (x.astype(q.dtype) for x in own)
-    S, K = k.shape[1:3]
+    S, K = own[0].shape[1:3]
     q = q.reshape(B, T, K, N // K, H)
+    k, v = own
+    if isinstance(k, Int8) and isinstance(v, Int8):
+        assert lengths is not None
+        out, lse = attend_int8(q[:, 0], k, v, lengths)
+        return out[:, None], lse[:, None]
+    assert not isinstance(k, Int8) and not isinstance(v, Int8)
+    k, v = k.astype(q.dtype), v.astype(q.dtype)
     scores = _product("BTKGH,BSKH->BTKGS", q, k) / math.sqrt(H)
     if lengths is None:
         seen = (jnp.arange(T)[:, None] >= jnp.arange(S))[None, :, None, None]
@@ -99,10 +139,17 @@ def _product(axes: str, x: jax.Array, y: jax.Array) -> jax.Array:
     )
 
 
-def _softmax(axes: str, scores: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Values weighted by the softmax over the last axis, and its log-sum-exp."""
+def _softmax(
+    axes: str, scores: jax.Array, v: jax.Array, scale: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Values weighted by the softmax over the last axis, and its log-sum-exp.
+
+    With ``scale``, which goes with the scores' axes, ``v`` is int8's values.
+    """
     top = scores.max(-1, keepdims=True)
     weights = jnp.exp(scores - top)
     total = weights.sum(-1)
+    if scale is not None:
+        weights = weights * scale
     out = _product(axes, weights.astype(v.dtype), v) / total[..., None]
     return out, top[..., 0] + jnp.log(total)

@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from vica_jax.models.cache import KV, Prefix
+from vica_jax.models.cache import KV, KVDtype, Prefix
 from vica_jax.models.config import VicaConfig
 from vica_jax.models.hiera import Hiera, hiera_pixels
 from vica_jax.models.layers import normal
 from vica_jax.models.projector import Projector
+from vica_jax.models.quantize import MaybeInt8, to_int8
 from vica_jax.models.qwen2 import Qwen2
 from vica_jax.models.resize import pool_bilinear
 from vica_jax.models.siglip import Siglip
@@ -40,6 +41,8 @@ class Vica(nn.Module):
     (its first stages hold ten times as much), which bounds the encoders' memory. With
     ``scan`` the homogeneous stacks hold stacked parameters and every block is computed
     again in the backward pass as ``remat`` says (training).
+    ``kv_dtype`` is what prefill leaves in caches and prefixes: the compute dtype (None)
+    or ``"int8"``.
     """
 
     cfg: VicaConfig
@@ -47,6 +50,7 @@ class Vica(nn.Module):
     scan: bool = False
     frame_chunk: int = 8
     remat: Remat = "full"
+    kv_dtype: KVDtype = None
 
     def setup(self):
         c = self.cfg
@@ -166,7 +170,8 @@ class Vica(nn.Module):
             (constrain(k, "kv_heads", None, None), constrain(v, "kv_heads", None, None))
             for k, v in layers
         ]
-        return Prefix(layers, batch["lengths"][0])
+        kept = [(self._kept(k), self._kept(v)) for k, v in layers]
+        return Prefix(kept, batch["lengths"][0])
 
     def prefill_after(
         self, tokens: jax.Array, lengths: jax.Array, prefix: Prefix, cache_length: int
@@ -189,9 +194,15 @@ class Vica(nn.Module):
         positions = jnp.broadcast_to(first + jnp.arange(T), (B, T))
         hidden, kv = self.llm(x, positions, prefix=prefix)
         room = [(0, 0), (0, cache_length - T), (0, 0), (0, 0)]
-        cache = [(jnp.pad(k, room), jnp.pad(v, room)) for k, v in kv]
+        cache = [
+            (self._kept(jnp.pad(k, room)), self._kept(jnp.pad(v, room))) for k, v in kv
+        ]
         last = hidden[jnp.arange(B), lengths - 1]
         return self.llm.logits(last), cache
+
+    def _kept(self, x: jax.Array) -> MaybeInt8:
+        """Keys or values as caches and prefixes keep them."""
+        return to_int8(x) if self.kv_dtype == "int8" else x
 
     def decode_step(
         self,

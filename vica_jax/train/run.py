@@ -75,6 +75,7 @@ def run(
       InputError: settings, data, checkpoint or disk; one line.
     """
     manifest = read_manifest(base)
+    manifest.check_float("training")
     stage = make_stage(settings, manifest.model_config)
     if settings.data.hiera_cache:
         stage = replace(stage, hiera_hash=cached_hiera(stage, base))

@@ -129,10 +129,12 @@ def load_leaves(folder: Any, plan: Plan, tree: Mapping[str, Any], mesh: Mesh) ->
 
     Raises:
       StateError: the checkpoint has other leaves or shapes than the model.
+      CheckpointError: its weights are int8.
     """
     wanted = {p: x for p, x in leaves(tree) if not p.endswith(("lora_a", "lora_b"))}
     stored = {}  # path in the checkpoint: (path in the tree, layer)
     manifest = read_manifest(folder)
+    manifest.check_float("training")
     for path, leaf in manifest.leaves.items():
         key = STACKS.sub(r"\1/block/\3", path)
         if key not in wanted:
