@@ -72,6 +72,7 @@ def test_json_tells_every_setting_and_its_default(told, vica2, generate):
         "seed": 0,
         "repetition_penalty": 1.05,  # the checkpoint's
         "dtype": "float32",  # on a CPU
+        "kv_dtype": "float32",
         "mesh": None,
         "hiera": None,
     }
