@@ -71,7 +71,7 @@ def test_never_two_copies(folders, form, dtype):
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(folders / form), dtype, str(TOKENIZER)],
         cwd=ROOT,
-        # glibc gives back at once what is freed: what is held counts.
+        # glibc then gives back at once what is freed: what is held counts.
         env=os.environ | {"JAX_PLATFORMS": "cpu", "MALLOC_MMAP_THRESHOLD_": "1000000"},
         capture_output=True,
         text=True,

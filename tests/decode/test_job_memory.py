@@ -134,3 +134,9 @@ def test_fit_keeps_what_helps():
     least = {"questions": 1, "dtype": "bfloat16", "devices": 2}
     assert fit(CFG, job, 5, measure) == (least, 11)
     assert asked[-1] == least
+    asked.clear()
+    assert fit(CFG, replace(job, dtype="bfloat16"), 22, measure) == (
+        {"questions": 2},
+        22,
+    )
+    assert [changes.get("questions") for changes in asked] == [None, 16, 8, 4, 2]

@@ -208,12 +208,20 @@ def fit(
     past the limit if all of them do not do.
     """
     kept: dict[str, Any] = {}
-    least = measure(job, kept)
+    found: dict[frozenset, float] = {}
+
+    def measured(changes: dict[str, Any]) -> float:
+        key = frozenset(changes.items())
+        if key not in found:
+            found[key] = measure(replace(job, **changes), changes)
+        return found[key]
+
+    least = measured(kept)
     for change in savings(cfg, job):
         if least <= limit:
             break
         changes = kept | change
-        size = measure(replace(job, **changes), changes)
+        size = measured(changes)
         if size < 0.99 * least:
             kept, least = changes, size
     for name in list(kept) if least <= limit else ():
@@ -223,8 +231,7 @@ def fit(
             changes = rest | change
             if changes == kept:
                 break
-            size = measure(replace(job, **changes), changes) if changes else math.inf
-            if size <= limit:
+            if (size := measured(changes)) <= limit:
                 kept, least = changes, size
                 break
     return kept, least
