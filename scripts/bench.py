@@ -1,6 +1,6 @@
 """How fast and how large: every part beside PyTorch's, in one run.
 
-    python -m scripts.bench [--suite=cpu|gpu|scaling|all] [--only=NAME,...] \\
+    python -m scripts.bench [--suite=cpu|memory|scaling|gpu|all] [--only=NAME,...] \\
         [--reduced] [--pairs=5] [--json=FILE] [--figure=FILE.png]
 
 The CPU suite times each part in turn with its PyTorch peer, on the same weights and
@@ -10,8 +10,9 @@ process of its own and waits for an idle machine; disturbed runs are counted.
 ``--reduced`` takes smaller inputs, to see that all of it works. Needs the extra
 [parity] (torch).
 
-The GPU suite (``bench_gpu``) measures full-size programs with random weights, the
-scaling suite (``bench_scaling``) cost against frames, questions, batch and devices.
+The other suites are commands of their own: whole processes' peak memory
+(``bench_memory``), cost against frames, questions, rows and devices
+(``bench_scaling``), one GPU at full size (``bench_gpu``).
 Exit status 1 when results differ or a case failed.
 """
 
@@ -36,7 +37,9 @@ from scripts.idle import wait_until_idle
 from vica_jax.files import write_text
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("suite", "cpu", ["cpu", "gpu", "scaling", "all"], "what to measure")
+flags.DEFINE_enum(
+    "suite", "cpu", ["cpu", "memory", "scaling", "gpu", "all"], "what to measure"
+)
 flags.DEFINE_list("only", [], "names of the CPU suite's cases")
 flags.DEFINE_bool("reduced", False, "smaller inputs; the ratios say less")
 flags.DEFINE_integer("pairs", 5, "how often each side is timed", 1)
@@ -61,7 +64,9 @@ def main() -> None:
         cli.fail(f"--only={unknown[0]}: take some of {', '.join(names)}")
     if FLAGS.suite in ("cpu", "all") and importlib.util.find_spec("torch") is None:
         cli.fail("the CPU suite needs torch: pip install -r requirements-parity.lock")
-    suites = ["cpu", "scaling", "gpu"] if FLAGS.suite == "all" else [FLAGS.suite]
+    suites = (
+        ["cpu", "memory", "scaling", "gpu"] if FLAGS.suite == "all" else [FLAGS.suite]
+    )
     numbers: dict[str, Any] = {"machine": machine(), "reduced": FLAGS.reduced}
     failed = []
     if "cpu" in suites:
@@ -153,7 +158,7 @@ def line(row: dict[str, Any]) -> str:
 
 
 def other_suite(suite: str, failed: list[str]) -> Any:
-    """The numbers of ``scripts.bench_gpu`` or ``bench_scaling``, in their process."""
+    """The numbers of ``scripts.bench_SUITE``, in its process."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "numbers.json"
         command = [sys.executable, "-m", f"scripts.bench_{suite}", f"--json={file}"]

@@ -136,14 +136,15 @@ def _peak_bytes(way: Callable[[], Any]) -> int | None:
     try:
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")  # resets VmHWM to what is held now
-        before = _status("VmRSS")
+        before = held_bytes("VmRSS")
         way()
-        return max(_status("VmHWM") - before, 0)
+        return max(held_bytes("VmHWM") - before, 0)
     except OSError:
         return None
 
 
-def _status(key: str) -> int:
+def held_bytes(key: str) -> int:
+    """``VmRSS``, held by this process now, or ``VmHWM``, at most so far."""
     with open("/proc/self/status") as file:
         for line in file:
             if line.startswith(key):

@@ -44,6 +44,7 @@ SCRIPTS = [path for path in python("scripts") if "__main__" in path.read_text()]
 COMMANDS = {
     "bench",
     "bench_gpu",
+    "bench_memory",
     "bench_scaling",
     "cache_features",
     "check_data",
