@@ -28,7 +28,7 @@ XLA_FLAGS="$(EIGHT_DEVICES)" $(PYTEST) tests/multi_device $(SPREAD) -m "$(MARK)"
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test slow check parity lint format clean
+.PHONY: help install demo test slow check parity paths bench lint format clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## / - /'
@@ -52,6 +52,17 @@ check: $(READY) ## both of these in one go
 
 parity: $(READY_PARITY) ## the tests against torch (installs the extra [parity])
 	$(PYTEST) $(SPREAD) -m parity
+
+# The recorded outputs and the torch twins once more, by each way of attention in turn.
+PATHS = reference short blockwise
+paths: $(READY_PARITY) ## parity with every way of attention (scores of short inputs only)
+	for way in $(PATHS); do \
+	  VICA_JAX_ATTENTION=$$way $(PYTEST) $(SPREAD) tests/parity tests/eval/test_golden.py \
+	    tests/decode/test_session.py -k "not bench_cases" || exit 1; \
+	done
+
+bench: $(READY_PARITY) ## speed and memory beside torch, smaller inputs (minutes)
+	$(TEST_ENV) $(BIN) -m scripts.bench --reduced --pairs=3
 
 lint: $(READY) ## ruff and pyright
 	$(BIN) -m ruff check
