@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vica_jax.decode.generate import Sampling, begin, choose
+from vica_jax.decode.generate import Sampling, choose
 from vica_jax.errors import InputError
 
 V = 12
@@ -107,12 +107,3 @@ def test_a_low_temperature_is_greedy():
 def test_impossible_sampling_is_refused(bad):
     with pytest.raises(InputError, match=next(iter(bad))):
         pick(np.zeros((1, V)), **bad)
-
-
-def test_the_state_owns_its_arrays():
-    """``decode`` gives its buffers away; a caller's lengths are not among them."""
-    sampling = Sampling(eos_ids=(1,), pad_id=0, vocab_limit=V)
-    lengths = jnp.array([3, 4], jnp.int32)
-    state = begin(sampling, jnp.zeros((2, V)), lengths, jax.random.key(0), ())
-    jax.jit(lambda x: x + 1, donate_argnums=0)(state.lengths)
-    assert not lengths.is_deleted() and lengths.tolist() == [3, 4]

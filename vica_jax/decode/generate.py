@@ -296,9 +296,8 @@ def _start(
     key: jax.Array,
     rows: Rows | None,
 ) -> DecodeState:
-    # The cache stays outside: passing it through would copy it. The lengths are copied,
-    # or a caller's own array would be the state's, and given away by ``decode``.
-    return start(choice, logits, jnp.copy(lengths), key, (), rows)
+    # The cache stays outside: passing it through would copy it.
+    return start(choice, logits, lengths, key, (), rows)
 
 
 def begin(
