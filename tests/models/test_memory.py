@@ -100,7 +100,8 @@ def test_encoding_64_and_32_frames():
     found("encode", encode.lower(Vica(PUBLISHED), abstract_vica(PUBLISHED)[0], media))
     bank = (1 + 12_544 + 8_192) * 3584 * 4
     assert found["encode"].output_size_in_bytes == bank
-    assert found["encode"].temp_size_in_bytes < 4.5 * GB
+    # 4.5 GB where Hiera's chunks are as large as SigLIP's.
+    assert found["encode"].temp_size_in_bytes < 2.6 * GB
 
 
 def test_asking_18_questions():
