@@ -71,21 +71,27 @@ def main() -> None:
     failed = []
     if "cpu" in suites:
         chosen = FLAGS.only or names
-        numbers["cpu"], failed = cpu_suite(chosen)
+        numbers["cpu"] = []
+        failed = cpu_suite(chosen, numbers)
         if FLAGS.figure and numbers["cpu"]:
             draw_ratios(numbers["cpu"], FLAGS.figure)
     for suite in suites:
         if suite != "cpu":
             numbers[suite] = other_suite(suite, failed)
-    if FLAGS.json:
-        write_text(FLAGS.json, json.dumps(numbers, indent=1) + "\n")
+            keep(numbers)
     if failed:
         cli.fail(f"failed or different: {', '.join(failed)}")
 
 
-def cpu_suite(names: list[str]) -> tuple[list[dict[str, Any]], list[str]]:
-    """The rows of the cases, and the names of those that failed or differ."""
-    rows, failed = [], []
+def keep(numbers: dict[str, Any]) -> None:
+    """Write what there is so far: an interrupted run has its cases."""
+    if FLAGS.json:
+        write_text(FLAGS.json, json.dumps(numbers, indent=1) + "\n")
+
+
+def cpu_suite(names: list[str], numbers: dict[str, Any]) -> list[str]:
+    """Measure the cases into ``numbers``; the names of those that failed or differ."""
+    rows, failed = numbers["cpu"], []
     print(ROW.format(*TITLES), flush=True)
     start = time.perf_counter()
     for place, name in enumerate(names):
@@ -94,6 +100,7 @@ def cpu_suite(names: list[str]) -> tuple[list[dict[str, Any]], list[str]]:
             failed.append(name)
             continue
         rows.append(row)
+        keep(numbers)
         print(line(row), flush=True)
         if not row["same"]:
             print(f"  results differ: {row['gap']:.1e}, at most {row['most']:.0e}")
@@ -106,7 +113,7 @@ def cpu_suite(names: list[str]) -> tuple[list[dict[str, Any]], list[str]]:
     met = [row for row in rows if row["ratio"] <= row["bar"]]
     reached = [row for row in rows if row["ratio"] <= row["goal"]]
     print(f"{len(met)} of {len(rows)} at or under the bar, {len(reached)} at the goal")
-    return rows, failed
+    return failed
 
 
 def in_a_process(name: str) -> dict[str, Any] | None:

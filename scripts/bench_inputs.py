@@ -51,7 +51,7 @@ def to_params(rows: Iterable[Row], tensors: Tensors) -> dict[str, Any]:
 
 
 def text_model(llm: Qwen2Config) -> VicaConfig:
-    """A whole model around a language model, whose encoder is never run."""
+    """A whole model around a language model: its encoder is small."""
     return VicaConfig(siglip=SMALL_SIGLIP, llm=llm, layout=make_layout(SMALL_SIGLIP))
 
 

@@ -16,12 +16,13 @@ from typing import Any, TypeVar
 import jax.numpy as jnp
 import numpy as np
 
+from scripts.bench_inputs import text_model
 from scripts.gpu_timing import compute_dtype, random_params
 from vica_jax.data.tokenizer import load_tokenizer
 from vica_jax.decode.answer import Answer
 from vica_jax.decode.assistant import Assistant
 from vica_jax.decode.loop import DECODE_CHUNK
-from vica_jax.models.config import SiglipConfig, VicaConfig, make_layout
+from vica_jax.models.config import VicaConfig
 from vica_jax.models.variants import QWEN2_0_5B
 from vica_jax.models.vica import abstract_vica
 from vica_jax.train.flops import batch_flops
@@ -44,9 +45,7 @@ class Sweeps:
     clip: int = 16
     rounds: int = 3
     width: int = 896
-    vocab_size: int = (
-        12661  # of the depth's share, so that decoding weighs what it does
-    )
+    vocab_size: int = 12661  # the depth's share: decoding weighs what it does
 
 
 REDUCED = Sweeps(
@@ -70,10 +69,7 @@ def model(sweeps: Sweeps) -> VicaConfig:
         mlp_dim=whole.mlp_dim * sweeps.width // whole.width,
         vocab_size=sweeps.vocab_size,
     )
-    siglip = SiglipConfig(
-        image_size=224, patch_size=14, width=96, depth=2, num_heads=2, mlp_dim=192
-    )
-    return VicaConfig(siglip=siglip, llm=llm, layout=make_layout(siglip))
+    return text_model(llm)
 
 
 def interleaved(
@@ -109,7 +105,7 @@ class Measured:
             dtype=dtype,
         )
 
-    def _video(self, frames: int, new_tokens: int = NEW_TOKENS) -> tuple[Any, Any]:
+    def video(self, frames: int, new_tokens: int = NEW_TOKENS) -> tuple[Any, Any]:
         """A video that is read, and its settings."""
         settings = {
             "num_frames": frames,
@@ -125,7 +121,7 @@ class Measured:
         answers: dict[int, Answer] = {}
 
         def asking(count: int) -> Callable[[], None]:
-            loaded, settings = self._video(count)
+            loaded, settings = self.video(count)
 
             def run() -> None:
                 question = QUESTION.format(1)
@@ -150,7 +146,7 @@ class Measured:
 
         A single answer is timed in every round; n of them cost n times its median.
         """
-        loaded, settings = self._video(self.sweeps.video)
+        loaded, settings = self.video(self.sweeps.video)
         texts = [QUESTION.format(i + 1) for i in range(max(self.sweeps.questions))]
         answers: dict[int, list[Answer]] = {}
 
@@ -193,7 +189,7 @@ class Measured:
         steps, split = DECODE_CHUNK, {}
 
         def asking(count: int) -> Callable[[], None]:
-            loaded, settings = self._video(self.sweeps.clip, steps + 1)
+            loaded, settings = self.video(self.sweeps.clip, steps + 1)
             asked = [(loaded, QUESTION.format(i + 1)) for i in range(count)]
 
             def run() -> None:
