@@ -171,19 +171,25 @@ def test_losses_and_gradients_equal_one_device(base, name):
 
 @split
 def test_parameters_after_three_steps(base, name):
+    """To a hundredth of a step, and what a gradient's rounding makes of Adam's step.
+
+    Adam divides a gradient by its own size: an error of it by the rounding of its
+    leaf's sums, `eps * max|g|`, moves a parameter by `eps * max|g| / |g|` steps. That
+    tells where a leaf's elements differ by many orders: a key's bias at the lowest
+    rotary frequencies is nearly the same for all keys, which softmax does not see.
+    """
     found, expected = train(base, name), train(base, "1,1,1")
-    unread = 0
     for path, wanted in expected.params.items():
         if path == NOISE:  # Adam makes steps of the whole rate out of rounding
             continue
         gradient = np.abs(expected.gradients[path])
+        rounding = np.finfo(np.float32).eps * gradient.max()
+        # A step at most, and none where nothing was summed.
+        ones = (gradient > 0).astype(np.float32)
+        of_rounding = np.divide(rounding, gradient, where=gradient > rounding, out=ones)
         rate = micro.RATES[PLAN.groups[path]]
-        off = np.abs(found.params[path] - wanted) > 0.01 * rate
-        # The same of an element that is zero to the precision of its leaf's gradient.
-        noise = gradient <= 1e-5 * gradient.max()
-        assert not (off & ~noise).any(), path
-        unread += int((off & noise).sum())
-    assert unread <= 3  # of 77 thousand
+        off = np.abs(found.params[path] - wanted)
+        assert (off <= (0.01 + STEPS * of_rounding) * rate).all(), path
 
 
 @split
