@@ -110,9 +110,10 @@ def cpu_suite(names: list[str], numbers: dict[str, Any]) -> list[str]:
         spent = time.perf_counter() - start
         left = spent / (place + 1) * (len(names) - place - 1)
         print(f"{place + 1}/{len(names)}, about {left:.0f} s left", file=sys.stderr)
-    met = [row for row in rows if row["ratio"] <= row["bar"]]
-    reached = [row for row in rows if row["ratio"] <= row["goal"]]
-    print(f"{len(met)} of {len(rows)} at or under the bar, {len(reached)} at the goal")
+    bound = [row for row in rows if row["bar"] is not None]
+    met = [row for row in bound if row["ratio"] <= row["bar"]]
+    reached = [row for row in bound if row["ratio"] <= row["goal"]]
+    print(f"{len(met)} of {len(bound)} at or under the bar, {len(reached)} at the goal")
     return failed
 
 
@@ -153,8 +154,7 @@ def line(row: dict[str, Any]) -> str:
         row["said"],
         f"{row['ratio']:.3f}",
         f"({row['ratio_of_minima']:.3f})",
-        f"{row['bar']:.3g}",
-        f"{row['goal']:.3g}",
+        *("-" if row[name] is None else f"{row[name]:.3g}" for name in ("bar", "goal")),
         f"{row['median_s']['ours']:.4f}",
         f"{row['median_s']['theirs']:.4f}",
         million(row["temporary_bytes"]),

@@ -45,14 +45,14 @@ class Case:
     """A row of a suite. ``make(reduced)`` builds its sides, compiled.
 
     ``bar`` and ``goal`` bound the ratio of the median times, ours by the peer's;
-    ``memory_bar`` and ``memory_goal`` the bytes of temporaries, where there are any.
+    ``memory_bar`` and ``memory_goal`` the bytes of temporaries. A case may have none.
     """
 
     name: str
     said: str
-    bar: float
-    goal: float
     make: Callable[[bool], Sides]
+    bar: float | None = None
+    goal: float | None = None
     memory_bar: float | None = None
     memory_goal: float | None = None
 

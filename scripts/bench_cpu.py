@@ -27,6 +27,7 @@ from scripts.bench_inputs import (
     to_params,
     tokens,
 )
+from scripts.bench_int8 import int8_cache, int8_weights
 from scripts.bench_questions import questions
 from vica_jax.data.pixels import bucket_frames, resize_siglip
 from vica_jax.decode.generate import Sampling, make_generate
@@ -390,5 +391,15 @@ CASES = (
         bar=1 / 8,
         goal=1 / 14,
         make=questions,
+    ),
+    Case(
+        name="int8_weights",
+        said="greedy decode, int8 weights (against exact ones)",
+        make=int8_weights,
+    ),
+    Case(
+        name="int8_cache",
+        said="decoding 8 rows of 8,192, int8 cache (against exact)",
+        make=int8_cache,
     ),
 )

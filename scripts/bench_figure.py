@@ -24,6 +24,8 @@ def draw_ratios(rows: Sequence[dict[str, Any]], path: str | os.PathLike[str]) ->
         ax.barh(place, row["ratio"], height=0.55, color=OURS, alpha=0.75)
         ax.plot(pairs, [place] * len(pairs), "o", ms=3, color="black", alpha=0.5)
         for name, colour in (("bar", BAR), ("goal", GOAL)):
+            if row[name] is None:
+                continue
             ax.plot([row[name]] * 2, [place - 0.38, place + 0.38], color=colour, lw=2)
     ax.plot([], [], color=BAR, lw=2, label="bar")
     ax.plot([], [], color=GOAL, lw=2, label="goal")

@@ -28,9 +28,15 @@ def frames(count: int, height: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
-def drawn(rows: Iterable[Row]) -> Tensors:
-    """Weights under their Hugging Face names that keep activations of order one."""
-    rng = np.random.default_rng(0)
+def drawn(
+    rows: Iterable[Row], *, seed: int = 0, embedding: float = 0.02, rest: float = 0.1
+) -> Tensors:
+    """Weights under their Hugging Face names that keep activations of order one.
+
+    ``embedding`` is the standard deviation of embeddings, ``rest`` that of biases
+    around 0 and of norms' scales around 1.
+    """
+    rng = np.random.default_rng(seed)
     tensors = {}
     for row in rows:
         x = rng.standard_normal(row.hf_shape, np.float32)
@@ -38,9 +44,9 @@ def drawn(rows: Iterable[Row]) -> Tensors:
         if leaf == "kernel":
             x *= np.float32(np.prod(row.hf_shape[1:]) ** -0.5)
         elif leaf == "embedding":
-            x *= np.float32(0.02)
+            x *= np.float32(embedding)
         else:
-            x = np.float32(0.1) * x + np.float32(leaf == "scale")
+            x = np.float32(rest) * x + np.float32(leaf == "scale")
         tensors[row.hf] = x
     return tensors
 

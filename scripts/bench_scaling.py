@@ -18,16 +18,13 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from absl import flags
 
 from scripts import cli
 from scripts.idle import BUSY, Stopwatch, wait_until_idle
 from vica_jax.files import write_text
-
-if TYPE_CHECKING:
-    pass
 
 ROOT = Path(__file__).parent.parent
 DEVICES = (1, 2, 4, 8)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from convert.rules import Row, convert, nest
+from scripts.bench_inputs import drawn
 
 TOLERANCE = 1e-5  # of small models; exact and tanh GELU differ by more
 
@@ -37,20 +38,7 @@ def random_tensors() -> RandomTensors:
     """
 
     def draw(rows: Iterable[Row], seed: int) -> dict[str, np.ndarray]:
-        rng = np.random.default_rng(seed)
-        tensors = {}
-        for row in rows:
-            x = rng.standard_normal(row.hf_shape, np.float32)
-            leaf = row.native.rpartition("/")[2]
-            if leaf == "kernel":
-                x *= np.float32(np.prod(row.hf_shape[1:]) ** -0.5)
-            elif leaf == "embedding":
-                x *= np.float32(0.5)
-            else:
-                x *= np.float32(0.2)
-                x += np.float32(leaf == "scale")
-            tensors[row.hf] = x
-        return tensors
+        return drawn(rows, seed=seed, embedding=0.5, rest=0.2)
 
     return draw
 

@@ -1,9 +1,9 @@
 """A decode step over the rows' own cache: its new key written, its queries attended.
 
 A cache is exact (the compute dtype) or int8 with a scale for each token and kv head
-(``models/quantize``). The keys' scale is applied to scores and the values' to weights,
-or, on the CPU, whose products want float operands whole, a block of slots is widened at
-a time: no float copy of a cache is made.
+(``models/quantize``). The keys' scale is applied to scores and the values' to weights.
+The CPU's products want operands whole, in float and with heads first, so there a block
+of slots is read at a time: no copy of a cache is made, and none of what is not filled.
 
 Axes: B batch, S slots, N heads, K kv heads, G = N / K, H head dim.
 """
@@ -18,7 +18,7 @@ from vica_jax.models.layers import on_one_cpu, precision_of
 from vica_jax.models.online_softmax import NEG_INF
 from vica_jax.models.quantize import Int8, MaybeInt8, to_int8
 
-SLOT_BLOCK = 1024  # slots of an int8 cache that the CPU widens at a time
+SLOT_BLOCK = 1024  # slots of a cache that the CPU reads at a time
 
 
 def write_cache(cache: KV, new: tuple[jax.Array, jax.Array], lengths: jax.Array) -> KV:
@@ -47,37 +47,15 @@ def attend_cache(
     k and v are ``[B,S,K,H]``; returns ``[B,1,N,H]``.
     """
     B, _, N, H = q.shape
-    S, K = k.shape[1:3]
-    q = q.reshape(B, K, N // K, H)
-    if isinstance(k, Int8) and isinstance(v, Int8):
-        out, _ = attend_int8(q, k, v, lengths)
-        return out.reshape(B, 1, N, H).astype(q.dtype)
-    assert not isinstance(k, Int8) and not isinstance(v, Int8)
-    precision = precision_of(q.dtype)
-    scores = jnp.einsum(
-        "BKGH,BSKH->BKGS",
-        q,
-        k.astype(q.dtype),
-        precision=precision,
-        preferred_element_type=jnp.float32,
-    )
-    seen = jnp.arange(S)[None] < lengths[:, None]
-    scores = jnp.where(seen[:, None, None], scores / math.sqrt(H), NEG_INF)
-    weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
-    out = jnp.einsum(
-        "BKGS,BSKH->BKGH",
-        weights,
-        v.astype(q.dtype),
-        precision=precision,
-        preferred_element_type=jnp.float32,
-    )
+    K = k.shape[2]
+    out, _ = attend_slots(q.reshape(B, K, N // K, H), k, v, lengths)
     return out.reshape(B, 1, N, H).astype(q.dtype)
 
 
-def attend_int8(
-    q: jax.Array, k: Int8, v: Int8, lengths: jax.Array
+def attend_slots(
+    q: jax.Array, k: MaybeInt8, v: MaybeInt8, lengths: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """q ``[B,K,G,H]`` over the first ``lengths[b]`` (>= 1) of an int8 cache's keys.
+    """q ``[B,K,G,H]`` over the first ``lengths[b]`` (>= 1) of a cache's keys.
 
     Returns float32 ``[B,K,G,H]`` and the log-sum-exp ``[B,K,G]``. On one CPU device
     blocks of slots past all lengths are not visited.
@@ -89,18 +67,17 @@ def attend_int8(
         top, total, acc = carry
         # The last block ends where the slots end.
         start = jnp.minimum(j * block, S - block)
-        keys, values = (
-            Int8(*(jax.lax.dynamic_slice_in_dim(leaf, start, block, 1) for leaf in x))
-            for x in (k, v)
+        keys, values = jax.tree.map(
+            lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, block, 1), (k, v)
         )
         slot = start + jnp.arange(block)
         seen = (slot >= j * block) & (slot < lengths[:, None])
-        scores = jnp.where(seen[:, None, None], scores_of(q, keys), NEG_INF)
+        scores = jnp.where(seen[:, None, None], _scores(q, keys), NEG_INF)
         new_top = jnp.maximum(top, scores.max(-1))
         weights = jnp.exp(scores - new_top[..., None])
         shrink = jnp.exp(top - new_top)
         total = total * shrink + weights.sum(-1)
-        part = weighted_sum(weights, values, q.dtype)
+        part = _weighted_sum(weights, values, q.dtype)
         return new_top, total, acc * shrink[..., None] + part
 
     carry = (
@@ -117,25 +94,33 @@ def attend_int8(
     return acc / total[..., None], top + jnp.log(total)
 
 
-def scores_of(q: jax.Array, keys: Int8) -> jax.Array:
-    """Float32 scores ``[B,K,G,S]`` of q ``[B,K,G,H]`` and int8 keys ``[B,S,K,H]``."""
+def _scores(q: jax.Array, keys: MaybeInt8) -> jax.Array:
+    """Float32 scores ``[B,K,G,S]`` of q ``[B,K,G,H]`` and keys ``[B,S,K,H]``."""
+    values, scale = _parts(keys)
     scores = jnp.einsum(
         "BKGH,BSKH->BKGS",
         q,
-        keys.values.astype(q.dtype),
+        values.astype(q.dtype),
         precision=precision_of(q.dtype),
         preferred_element_type=jnp.float32,
     )
-    return scores * (keys.scale.swapaxes(1, 2)[:, :, None] / math.sqrt(q.shape[-1]))
+    return scores * (scale / math.sqrt(q.shape[-1]))
 
 
-def weighted_sum(weights: jax.Array, values: Int8, dtype: jnp.dtype) -> jax.Array:
-    """Int8 values ``[B,S,K,H]`` summed by float32 weights ``[B,K,G,S]``: float32."""
-    weights = weights * values.scale.swapaxes(1, 2)[:, :, None]
+def _weighted_sum(weights: jax.Array, values: MaybeInt8, dtype: jnp.dtype) -> jax.Array:
+    """Values ``[B,S,K,H]`` summed by float32 weights ``[B,K,G,S]``: float32."""
+    values, scale = _parts(values)
     return jnp.einsum(
         "BKGS,BSKH->BKGH",
-        weights.astype(dtype),
-        values.values.astype(dtype),
+        (weights * scale).astype(dtype),
+        values.astype(dtype),
         precision=precision_of(dtype),
         preferred_element_type=jnp.float32,
     )
+
+
+def _parts(kept: MaybeInt8) -> tuple[jax.Array, jax.Array | float]:
+    """Elements ``[B,S,K,H]`` and what multiplies them, for scores ``[B,K,G,S]``."""
+    if isinstance(kept, Int8):
+        return kept.values, kept.scale.swapaxes(1, 2)[:, :, None]
+    return kept, 1.0

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from vica_jax.models.attention import SHORT_LIMIT
 from vica_jax.models.blockwise import blockwise_with_lse
 from vica_jax.models.cache import KV
-from vica_jax.models.cached import attend_int8
+from vica_jax.models.cached import attend_slots
 from vica_jax.models.layers import on_one_cpu, precision_of
 from vica_jax.models.online_softmax import NEG_INF
 from vica_jax.models.quantize import Int8, MaybeInt8
@@ -118,18 +118,14 @@ def _own(
     S, K = own[0].shape[1:3]
     q = q.reshape(B, T, K, N // K, H)
     k, v = own
-    if isinstance(k, Int8) and isinstance(v, Int8):
-        assert lengths is not None
-        out, lse = attend_int8(q[:, 0], k, v, lengths)
+    if lengths is not None:
+        out, lse = attend_slots(q[:, 0], k, v, lengths)
         return out[:, None], lse[:, None]
     assert not isinstance(k, Int8) and not isinstance(v, Int8)
-    k, v = k.astype(q.dtype), v.astype(q.dtype)
-    scores = _product("BTKGH,BSKH->BTKGS", q, k) / math.sqrt(H)
-    if lengths is None:
-        seen = (jnp.arange(T)[:, None] >= jnp.arange(S))[None, :, None, None]
-    else:
-        seen = (jnp.arange(S) < lengths[:, None])[:, None, None, None]
-    return _softmax("BTKGS,BSKH->BTKGH", jnp.where(seen, scores, NEG_INF), v)
+    scores = _product("BTKGH,BSKH->BTKGS", q, k.astype(q.dtype)) / math.sqrt(H)
+    seen = (jnp.arange(T)[:, None] >= jnp.arange(S))[None, :, None, None]
+    scores = jnp.where(seen, scores, NEG_INF)
+    return _softmax("BTKGS,BSKH->BTKGH", scores, v.astype(q.dtype))
 
 
 def _product(axes: str, x: jax.Array, y: jax.Array) -> jax.Array:
