@@ -71,7 +71,8 @@ def _blocked_dot(
     ins, channels = prod(values.shape[:contract]), prod(outs)
     x, values = x.reshape(-1, ins), values.reshape(ins, channels)
     scale = scale.reshape(channels)
-    width = min(max(KERNEL_BLOCK // ins, 1), channels)
+    # Two at least: of a loop of one XLA makes none, and the widened kernel moves out.
+    width = min(max(KERNEL_BLOCK // ins, 1), -(-channels // 2))
 
     def block(j, y):
         # The last block ends where the channels end.
