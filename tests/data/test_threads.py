@@ -65,9 +65,13 @@ def test_an_error_ends_the_rest_and_is_raised_last():
 
 def test_the_caller_gets_on_while_the_pool_is_taken():
     use_threads(2)
-    go = threading.Event()
+    go, waited = threading.Event(), []
+
+    def slow_disk(i: int) -> None:
+        waited.append(go.wait(20))
+
     slow = [
-        threading.Thread(target=map_threads, args=(lambda i: go.wait(20), range(2)))
+        threading.Thread(target=map_threads, args=(slow_disk, range(2)))
         for _ in range(3)
     ]
     for thread in slow:
@@ -79,6 +83,7 @@ def test_the_caller_gets_on_while_the_pool_is_taken():
     go.set()
     for thread in slow:
         thread.join()
+    assert waited == [True] * 6  # none gave up before it was told to go
 
 
 def test_readers_follow_the_cores(monkeypatch):

@@ -204,6 +204,4 @@ def test_no_float_copy_of_the_kernels(mlp_dim):
         prefill.lower(model, 80, params, text, None),
     ):
         used = lowered.compile().memory_analysis().temp_size_in_bytes
-        assert (
-            used < 3 * 4 * layers.KERNEL_BLOCK
-        )
+        assert used < 3 * 4 * layers.KERNEL_BLOCK

@@ -110,9 +110,9 @@ def map_threads(
     finally:  # Ctrl-C too leaves nothing behind
         with lock:
             turns.clear()
-        for helper in helpers:
-            helper.cancel()
-        wait(helpers)
+        # What could still be cancelled is not waited for: that ends only when a thread
+        # of the pool comes to it.
+        wait([helper for helper in helpers if not helper.cancel()])
     if errors:
         raise errors[min(errors)]
     return [results[turn] for turn in range(len(parts))]
