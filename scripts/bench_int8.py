@@ -1,7 +1,7 @@
 """int8 beside the exact program: decoding with int8 weights, and over an int8 cache.
 
-Rounding changes tokens, and random weights have no margins: the cases time, and
-``docs/int8.md`` holds the errors on the recorded checkpoints.
+Rounding changes tokens, and random weights have no margins: of the tokens some are the
+same, none by chance. ``docs/int8.md`` holds the errors on the recorded checkpoints.
 """
 
 from dataclasses import replace
@@ -19,7 +19,7 @@ from vica_jax.models.variants import QWEN2_0_5B
 from vica_jax.models.vica import Vica
 
 NEW = 32
-ANY = 1.0  # the largest gap there can be
+MOST = 0.9  # of the tokens may differ
 
 
 def int8_weights(reduced: bool) -> Sides:
@@ -64,7 +64,7 @@ def _sides(ours: Any, theirs: Any, seconds: float, temporaries: int, peer: str):
         ours=lambda: np.asarray(ours()),
         theirs=lambda: np.asarray(theirs()),
         gap=unequal_share,
-        most=ANY,
+        most=MOST,
         peer=peer,
         compile_s=seconds,
         temporaries=temporaries,

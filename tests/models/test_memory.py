@@ -123,6 +123,11 @@ def test_decoding_writes_into_the_cache_it_is_given(memory, slots):
     assert new < 0.1 * caches
 
 
+def test_decoding_copies_no_cache():
+    # A layer's keys with heads first would be 48 MB.
+    assert answering(2)["decode"].temp_size_in_bytes < 0.02 * GB
+
+
 @pytest.mark.slow
 def test_depth_costs_keys_and_values_alone():
     for memory in (answering, asking):
